@@ -48,5 +48,7 @@ def disk_errors(where: Path) -> Iterator[None]:
                 "free some space (`rag-exp store gc` frees what no record needs) and issue the command again."
             ) from e
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StoreError(f"{where} cannot be written ({e.strerror}). Choose another place with paths.root=DIR.") from e
+            raise StoreError(
+                f"{where} cannot be written ({e.strerror}). Choose another place with paths.root=DIR."
+            ) from e
         raise

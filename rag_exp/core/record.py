@@ -37,22 +37,29 @@ class RunRecord(BaseModel):
         "K passages read per question; K_train; questions evaluated",
     )
     parameters: dict[str, dict[str, int]] = Field(
-        default_factory=dict, description="parameter counts by component and group; groups of a component sum to its total"
+        default_factory=dict,
+        description="parameter counts by component and group; groups of a component sum to its total",
     )
     flops: dict[str, float | None] = Field(
         default_factory=dict,
         description="training (all stages), reader_warmup, retriever_warmup, marginal, embedding, index_build, search, reading",
     )
-    bytes: dict[str, int] = Field(default_factory=dict, description="size of each artifact, by the names of `artifacts`")
+    bytes: dict[str, int] = Field(
+        default_factory=dict, description="size of each artifact, by the names of `artifacts`"
+    )
     seconds: dict[str, float] = Field(
         default_factory=dict,
         description="wall time of building each artifact (whenever it was built), and `run`: this run's own",
     )
     metrics: dict[str, float | None] = Field(default_factory=dict, description="see rag_exp.evaluation.metrics")
     nulls: dict[str, str] = Field(default_factory=dict, description="why a value is null, by its name")
-    notes: list[str] = Field(default_factory=list, description="what happened that a reader should know (a rebuilt artifact)")
+    notes: list[str] = Field(
+        default_factory=list, description="what happened that a reader should know (a rebuilt artifact)"
+    )
     versions: dict[str, str | None] = Field(default_factory=dict, description="of Python and the packages that matter")
-    commit: str | None = Field(None, description="git commit of rag_exp's source, with '+changes' where it is not clean")
+    commit: str | None = Field(
+        None, description="git commit of rag_exp's source, with '+changes' where it is not clean"
+    )
     command: str | None = Field(None, description="the command that made this record")
     created: str = Field(description="UTC, ISO 8601")
     error: str | None = Field(None, description="why the run failed; its last line is what `status` shows")

@@ -110,7 +110,9 @@ class Build:
     """
 
     def __init__(self, store: Store, step: Step, folder: Path, partial: Path):
-        self.store, self.step, self.folder, self.stats = store, step, folder, {}
+        self.store, self.step, self.folder = store, step, folder
+        self.stats: dict[str, Any] = {}
+        self.used: dict[str, str] = {}
         self._partial = partial
         self.parent_seconds = 0.0
 
@@ -124,6 +126,14 @@ class Build:
         start = time.perf_counter()
         found = self.store.ensure(self.step.parents[name])
         self.parent_seconds += time.perf_counter() - start
+        return found
+
+    def ensure(self, step: Step) -> Artifact:
+        """The artifact of a step that follows from the same parents but is not one of them (a shard of embeddings)."""
+        start = time.perf_counter()
+        found = self.store.ensure(step)
+        self.parent_seconds += time.perf_counter() - start
+        self.used[step.key] = step.kind
         return found
 
 
@@ -175,6 +185,15 @@ class Store:
         finally:
             lock.release()
 
+    def info(self, step: Step) -> Artifact | None:
+        """What is known of ``step``'s artifact, without reading its files; None where it is not finished."""
+        try:
+            record = json.loads((self.folder(step) / RECORD).read_text(encoding="utf-8"))
+            size = sum(f[0] for f in record["files"].values())
+            return Artifact(self.folder(step), step.kind, step.key, record["stats"], size, record["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def open(self, step: Step) -> Artifact | None:
         """The finished artifact of ``step`` with its checksums held, or None (a damaged one is removed, and said)."""
         known = self._verified.get(step.key)
@@ -225,6 +244,7 @@ class Store:
                         "version": step.version,
                         "fields": dict(step.fields),
                         "parents": {n: p.key for n, p in step.parents.items()},
+                        "used": build.used,
                         "files": files,
                         "stats": build.stats,
                         "seconds": seconds,

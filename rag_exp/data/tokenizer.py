@@ -10,10 +10,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from rag_exp.core.errors import DataError
+from rag_exp.core.options import Options
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 VERSION = 1
+
+
+class TokenizerOptions(Options):
+    """The vocabulary of from-scratch generators and encoders."""
+
+    vocab_size: int = Field(4096, ge=300, description="pieces, the 256 bytes and 3 special tokens among them")
+    passages: int = Field(200_000, ge=1, description="passages read for training it, from the head of the corpus")
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, folder: Path) -> None:

@@ -1,0 +1,245 @@
+"""The verbs of ``rag-exp``, one function each. Imports nothing heavy before a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+USAGE = """usage: rag-exp VERB [arguments]
+
+The lab for scaling studies of retrieval-augmented language models.
+
+  run [overrides]            one run: build what is missing, train, evaluate, record
+  run -m study=NAME          a whole study; issued again, it goes on where it stopped
+  run -m a=1,2 b=3,4         a sweep (any Hydra sweep and launcher)
+  run --dry [overrides]      what would happen: non-default values, sizes, FLOPs, store hits
+  status study=NAME          done / running / failed / missing
+  fit study=NAME             fit the study's laws
+  report study=NAME          write report.html and the figures
+  show RUN [--question ID]   a run, or one question of it: passages, prior, posterior, answer
+  diff RUN RUN               configs and metrics side by side, with a paired bootstrap
+  store ls | gc              what the store holds and who needs it; free what nothing needs
+
+`rag-exp VERB --help` tells more. Every verb takes --config-dir DIR (default: ./configs, where there is
+one) for your own config groups.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        exit code: 0 done; 1 a run failed; 2 the command or its input is wrong; 130 interrupted.
+    """
+    from rag_exp.core.errors import ConfigError, DataError, RagExpError, did_you_mean
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if argv[0] == "--version":
+        from rag_exp import __version__
+
+        print(f"rag-exp {__version__}")
+        return 0
+    verb, arguments = argv[0], argv[1:]
+    if verb not in VERBS:
+        print(f"rag-exp: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    try:
+        return VERBS[verb](arguments)
+    except (ConfigError, DataError) as e:
+        print(f"rag-exp {verb}: {e}", file=sys.stderr)
+        return 2
+    except RagExpError as e:
+        print(f"rag-exp {verb}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nrag-exp {verb}: interrupted. Issue the command again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def run(argv: list[str]) -> int:
+    """usage: rag-exp run [-m] [--dry] [--config-dir DIR] [overrides]
+
+    Overrides are Hydra's: key=value, group=option, experiment=NAME, study=NAME (with -m).
+    --dry prints what would happen and stops. Hydra's own flags (--cfg job, --info, ...) work too.
+    """
+    dry, argv = _taken(argv, "--dry")
+    multirun, argv = _taken(argv, "-m", "--multirun")
+    config_dir, argv = _option(argv, "--config-dir", "-cd")
+    from rag_exp import config as configs
+
+    user = configs.user_configs(config_dir)
+    if any(a.startswith("-") and "=" not in a for a in argv):
+        from rag_exp.run import job
+
+        configs.job(job, argv, user, multirun)
+        return 0
+    from rag_exp import study as studies
+
+    plan = studies.expand(argv, user)
+    is_study = any(a.startswith("study=") for a in argv)
+    if dry:
+        from rag_exp.dry import describe
+
+        print(describe(plan, configs.compose([], user).plain))
+        return 0
+    if len(plan.points) > 1 and not (multirun or is_study):
+        raise configs.ConfigError("Several values need -m: rag-exp run -m ...")
+    from rag_exp.run import announce, job, prepare
+
+    prepare([(p.config, p.steps) for p in plan.points])
+    records = studies.run_study(plan, job, user, command=_command("run", *(["-m"] if multirun else []), *argv))
+    announce(plan, records)
+    return 0 if all(r is not None and r.status == "finished" for r in records) else 1
+
+
+def status(argv: list[str]) -> int:
+    """usage: rag-exp status study=NAME [overrides]
+
+    The plan against what is there. The exit code is 0 when every run is done.
+    """
+    plan = _study(argv)
+    from rag_exp import study as studies
+
+    rows = studies.status(plan)
+    width = max(len(_where(p.axes)) for p, _, _ in rows)
+    for point, state, detail in rows:
+        print(f"{state:8} {point.run_id[:12]}  {_where(point.axes):{width}}  {detail}".rstrip())
+    counts = {s: sum(state == s for _, state, _ in rows) for s in ("done", "running", "failed", "missing")}
+    print(f"{plan.name}: " + ", ".join(f"{n} {s}" for s, n in counts.items()) + f", {len(rows)} in the plan")
+    return 0 if counts["done"] == len(rows) else 1
+
+
+def _where(axes: dict[str, str]) -> str:
+    return " ".join(f"{k}={v}" for k, v in axes.items())
+
+
+def fit(argv: list[str]) -> int:
+    """usage: rag-exp fit study=NAME [law.KEY=VALUE] [overrides]
+
+    Fits the study's laws to its finished runs and writes one fit card each.
+    """
+    plan = _study(argv)
+    from rag_exp.analysis.fits import fit_study
+    from rag_exp.study import records_of, write_plan
+
+    write_plan(plan, "")
+    for line in fit_study(plan, records_of(plan)):
+        print(line)
+    return 0
+
+
+def report(argv: list[str]) -> int:
+    """usage: rag-exp report study=NAME [overrides]
+
+    Writes report.html (needs no network) and figures/ as PNG and PDF into the study's folder.
+    """
+    plan = _study(argv)
+    from rag_exp.analysis.fits import report_study
+    from rag_exp.study import records_of, write_plan
+
+    write_plan(plan, "")
+    print(f"report: {report_study(plan, records_of(plan))}")
+    return 0
+
+
+def show(argv: list[str]) -> int:
+    """Show a run, or one question of it."""
+    parser = argparse.ArgumentParser(prog="rag-exp show", description=show.__doc__)
+    parser.add_argument("run", help="a run id, or enough of its first letters")
+    parser.add_argument("--question", metavar="ID", help="one question: passages, scores, prior, posterior, answer")
+    parser.add_argument("--root", default=None, help="where the runs are (default: $RAG_EXP_ROOT or ./outputs)")
+    given = parser.parse_args(argv)
+    from rag_exp.analysis.inspect import show_question, show_run
+
+    print(show_question(given.root, given.run, given.question) if given.question else show_run(given.root, given.run))
+    return 0
+
+
+def diff(argv: list[str]) -> int:
+    """Two runs side by side: what differs in their configs, their metrics, and a paired bootstrap over questions."""
+    parser = argparse.ArgumentParser(prog="rag-exp diff", description=diff.__doc__)
+    parser.add_argument("a", metavar="RUN")
+    parser.add_argument("b", metavar="RUN")
+    parser.add_argument("--draws", type=int, default=10_000, help="bootstrap draws (default: 10000)")
+    parser.add_argument("--root", default=None, help="where the runs are (default: $RAG_EXP_ROOT or ./outputs)")
+    given = parser.parse_args(argv)
+    from rag_exp.analysis.inspect import diff_runs
+
+    print(diff_runs(given.root, given.a, given.b, given.draws))
+    return 0
+
+
+def store(argv: list[str]) -> int:
+    """List what the store holds, or delete what no kept record needs."""
+    parser = argparse.ArgumentParser(prog="rag-exp store", description=store.__doc__)
+    parser.add_argument("action", choices=["ls", "gc"])
+    parser.add_argument("--force", action="store_true", help="gc: delete also what kept records need")
+    parser.add_argument("--dry", action="store_true", help="gc: only say what would be deleted")
+    parser.add_argument("--kind", help="only artifacts of this kind")
+    parser.add_argument("--root", default=None, help="where runs/ and store/ are (default: $RAG_EXP_ROOT or ./outputs)")
+    given = parser.parse_args(argv)
+    from rag_exp.analysis.inspect import collect_garbage, list_store
+
+    if given.action == "ls":
+        print(list_store(given.root, given.kind))
+    else:
+        print(collect_garbage(given.root, given.kind, force=given.force, dry=given.dry))
+    return 0
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "run": run,
+    "status": status,
+    "fit": fit,
+    "report": report,
+    "show": show,
+    "diff": diff,
+    "store": store,
+}
+
+
+def _study(argv: list[str]) -> object:
+    """The expanded study of a verb's arguments."""
+    config_dir, argv = _option(argv, "--config-dir", "-cd")
+    from rag_exp import config as configs
+    from rag_exp import study as studies
+    from rag_exp.core.errors import ConfigError
+
+    user = configs.user_configs(config_dir)
+    if not any(a.startswith("study=") for a in argv):
+        known = ", ".join(configs.group_options("study", user))
+        raise ConfigError(f"Name a study: study=NAME. Known: {known}.")
+    return studies.expand(argv, user)
+
+
+def _taken(argv: list[str], *flags: str) -> tuple[bool, list[str]]:
+    return any(a in flags for a in argv), [a for a in argv if a not in flags]
+
+
+def _option(argv: list[str], *names: str) -> tuple[str | None, list[str]]:
+    """Take ``--name VALUE`` or ``--name=VALUE`` out of ``argv``."""
+    rest, value = [], None
+    words = iter(argv)
+    for word in words:
+        name, equals, tail = word.partition("=")
+        if name in names:
+            value = tail if equals else next(words, None)
+        else:
+            rest.append(word)
+    return value, rest
+
+
+def _command(*words: str) -> str:
+    import shlex
+
+    return shlex.join(["rag-exp", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Installs rag_exp with what its tests need into .venv and runs the whole suite. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/environment.sh
+prepare_environment "[test]"
+ruff check .
+ruff format --check .
+exec python -m pytest "$@"
