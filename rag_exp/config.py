@@ -142,18 +142,23 @@ def compose(overrides: Sequence[str], user: Path | None = None) -> Composed:
     from omegaconf.errors import OmegaConfBaseException
 
     with composing():
-        forced = _checked(overrides, user)
+        forced, problems = _checked(overrides, user)
         try:
             composed = hydra_compose("config", overrides=forced)
             plain = OmegaConf.to_container(composed, resolve=True)
         except (HydraException, OmegaConfBaseException) as e:
-            raise ConfigError(_one_line(e)) from e
+            raise ConfigError([*problems, _one_line(e)]) from e
     assert isinstance(plain, dict)
     study, law = (plain.pop(name, None) for name in NOT_A_RUN)
     for name in ("experiment", "debug"):
         if plain.get(name, ...) is None:
             del plain[name]
-    run = validate(plain)
+    try:
+        run = validate(plain)
+    except ConfigError as e:
+        raise ConfigError([*problems, *e.problems]) from e
+    if problems:
+        raise ConfigError(problems)
     return Composed(run, plain, study, law)
 
 
@@ -214,7 +219,11 @@ def job(task: Any, overrides: Sequence[str], user: Path | None, multirun: bool) 
 
     import hydra
 
-    argv = ["rag-exp run", *(["-m"] if multirun else []), *overrides]
+    words = [o for o in overrides if not o.startswith("-")]
+    groups = _groups(user)
+    # A key that is valid but stands in no YAML file is one that Hydra would not let in: it is forced, as in `compose`.
+    forced = [_forced(text, parsed, groups) for text, parsed in zip(words, _parse(words), strict=True)]
+    argv = ["rag-exp run", *(["-m"] if multirun else []), *(o for o in overrides if o.startswith("-")), *forced]
     if user is not None:
         argv += ["--config-dir", str(user)]
     kept, sys.argv = sys.argv, argv
@@ -275,16 +284,13 @@ def _parse(overrides: Sequence[str]) -> list[Any]:
     return parsed
 
 
-def _checked(overrides: Sequence[str], user: Path | None) -> list[str]:
-    """The overrides as we hand them to Hydra's composer: options of groups held against what exists, and values
-    forced in, so that a mistyped key reaches the validation, which reports every problem at once."""
-    groups = {
-        d.relative_to(root).as_posix()
-        for root in (package_configs(), user)
-        if root is not None
-        for d in root.iterdir()
-        if d.is_dir() and any(d.glob("*.yaml"))
-    }
+def _checked(overrides: Sequence[str], user: Path | None) -> tuple[list[str], list[str]]:
+    """The overrides as we hand them to Hydra's composer, and the problems with them.
+
+    Options of groups are held against what exists (an unknown one is left out, so that the rest can be checked),
+    and values are forced in, so that a mistyped key reaches the validation: every problem is reported at once.
+    """
+    groups = _groups(user)
     forced, problems = [], []
     for text, parsed in zip(overrides, _parse(overrides), strict=True):
         key = parsed.key_or_group
@@ -297,17 +303,23 @@ def _checked(overrides: Sequence[str], user: Path | None) -> list[str]:
                 problems.append(
                     f"{key}={value}: no such option.{did_you_mean(str(value), options)} Known: {', '.join(options)}."
                 )
-            else:
-                forced.append(text)
-        elif key.startswith("hydra") or parsed.is_delete():
-            forced.append(text)
-        else:
-            forced.append("++" + text.lstrip("+"))
-    if problems:
-        raise ConfigError(problems)
+                continue
+        forced.append(_forced(text, parsed, groups))
     if user is not None:
         forced.append(f"hydra.searchpath=[{quoted(f'file://{user}')}]")
-    return forced
+    return forced, problems
+
+
+def _groups(user: Path | None) -> set[str]:
+    """The config groups there are, the package's and the user's."""
+    roots = [root for root in (package_configs(), user) if root is not None]
+    return {d.name for root in roots for d in root.iterdir() if d.is_dir() and any(d.glob("*.yaml"))}
+
+
+def _forced(text: str, parsed: Any, groups: set[str]) -> str:
+    """An override of a value as ``++key=value``; of a group, of Hydra's own settings, or a deletion, as it is."""
+    key = parsed.key_or_group
+    return text if key in groups or key.startswith("hydra") or parsed.is_delete() else "++" + text.lstrip("+")
 
 
 def _options_at(path: Sequence[str | int]) -> tuple[list[str], type[Options] | None, str | None]:

@@ -25,9 +25,23 @@ from rag_exp.core.errors import ConfigError, RagExpError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.record import RunRecord, read_record, write_record
 from rag_exp.core.store import Artifact, Store
-from rag_exp.steps import RunSteps, plan_run
+from rag_exp.steps import RunSteps, plan_run, setting_problems
 
 log = logging.getLogger(__name__)
+
+PACKAGES = (  # those whose version can change a number
+    "rag-exp",
+    "torch",
+    "pytorch-lightning",
+    "transformers",
+    "tokenizers",
+    "faiss-cpu",
+    "bm25s",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "sentence-transformers",
+)
 
 
 @dataclass(frozen=True)
@@ -168,9 +182,7 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
     topk, index = stats.get("topk", {}), stats.get("index", {})
     nulls = dict(evaluation["nulls"])
     metrics: dict[str, float | None] = dict(evaluation["metrics"])
-    for name, value in topk.get("metrics", {}).items():
-        metrics[name] = value
-    nulls |= topk.get("nulls", {})
+    _add_search(metrics, nulls, topk, index, arm(steps))
     parameters = dict(evaluation["parameters"])
     retriever = 0
     if index.get("parameters"):
@@ -179,10 +191,10 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
     flops: dict[str, float | None] = {
         "reader_warmup": float(stats.get("reader_warmup", {}).get("flops", 0)),
         "marginal": float(stats.get("checkpoint", {}).get("flops", 0)),
-        "retriever_warmup": float(stats.get("encoder", {}).get("flops", 0)),
+        "retriever_warmup": float(sum(stats.get("encoder", {}).get("flops", {}).values())),
         "embedding": float(index.get("embedding_flops", 0)),
-        "index_build": index.get("flops"),
-        "search": topk.get("flops"),
+        "index_build": index.get("build_flops"),
+        "search": 2.0 * topk["distances"] * topk["dims"] if topk.get("distances") and topk.get("dims") else None,
         "reading": float(evaluation["flops"]),
     }
     flops["training"] = sum(flops[n] or 0.0 for n in ("reader_warmup", "marginal", "retriever_warmup"))
@@ -222,6 +234,27 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
     }
 
 
+def _add_search(
+    metrics: dict[str, float | None], nulls: dict[str, str], topk: dict[str, Any], index: dict[str, Any], which: str
+) -> None:
+    """Add what is known of the search: recall against exact search, speed, size; null with a reason where there is none."""
+    recall = topk.get("recall") or {}
+    found = {
+        "index_recall@1": recall.get("1"),
+        "index_recall@k": recall.get(str(topk.get("k"))),
+        "queries_per_second": topk.get("queries_per_second"),
+        "index_bytes_per_passage": index["bytes"] / index["M"] if index.get("bytes") and index.get("M") else None,
+    }
+    unsearched = f"arm {which} searches no index"
+    for name, value in found.items():
+        metrics[name] = value
+        if value is None:
+            reason = (
+                topk.get("recall_reason", "unknown") if name.startswith("index_recall") else "unknown for this index"
+            )
+            nulls[name] = reason if index else unsearched
+
+
 def prepare(points: Sequence[tuple[RunConfig, RunSteps]]) -> None:
     """Read and check the data of every run before the first one starts.
 
@@ -253,15 +286,9 @@ def _data_problems(config: RunConfig, steps: RunSteps, store: Store) -> list[str
     ):
         passages = store.ensure(steps.roles.get(role, steps.roles["passages"]))
         store.ensure(steps.roles.get(role.replace("passages", "questions"), steps.roles["questions"]))
-        if setting.source == "none":
-            continue
-        size = PassageTable.open(passages.path).prefix_size(setting.size)
-        if setting.source != "oracle" and setting.k > size:
-            found.append(
-                f"retrieval.k: {setting.k} passages cannot be read from a corpus of {size}; lower k or raise {where}."
-            )
-        if setting.source == "index":
-            found += setting.index.problems(size)
+        if setting.source != "none":
+            size = PassageTable.open(passages.path).prefix_size(setting.size)
+            found += setting_problems(setting, size, where)
     return found
 
 
@@ -305,7 +332,7 @@ def versions() -> dict[str, str | None]:
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in "rag-exp torch pytorch-lightning transformers tokenizers faiss-cpu bm25s numpy scipy pyarrow sentence-transformers".split():
+    for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

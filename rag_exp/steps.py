@@ -14,9 +14,9 @@ corpus: supervision is part of the questions, not of the corpus size under study
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from rag_exp import builders
@@ -24,7 +24,8 @@ from rag_exp.config import RunConfig
 from rag_exp.core.errors import ConfigError
 from rag_exp.core.fingerprint import ContentDigests, digest
 from rag_exp.core.options import SEARCH, Options
-from rag_exp.core.store import Step
+from rag_exp.core.store import Build, Step
+from rag_exp.training.options import stage_optim
 
 # Raise a version when the code of its builder (or of what that calls) changes what is built from the same fields.
 VERSIONS = {
@@ -40,6 +41,8 @@ VERSIONS = {
     "evaluation": 1,
 }
 
+SETTING_KEYS = ("corpus_size", "growth", "index", "source", "k")  # of `evaluation`; they enter through the top-k
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -50,6 +53,10 @@ class Setting:
     index: Any
     source: str
     k: int
+
+    @property
+    def uses_vectors(self) -> bool:
+        return self.source == "index" and self.index.needs == "vectors"
 
 
 @dataclass(frozen=True)
@@ -72,33 +79,6 @@ class RunSteps:
         return self.roles["evaluation"]
 
 
-def settings(config: RunConfig) -> tuple[Setting, Setting]:
-    """The training setting, and the evaluation setting: the same but for what ``evaluation`` names."""
-    known = config.corpus.count()
-
-    def size(asked: int | None) -> int | None:
-        # All is all, however it is written: a size beyond the corpus must not be another run.
-        return None if asked is not None and known is not None and asked >= known else asked
-
-    train = Setting(
-        size(config.corpus.size),
-        config.corpus.growth,
-        config.index,
-        config.retrieval.source,
-        config.retrieval.k if config.retrieval.source != "none" else 0,
-    )
-    e = config.evaluation
-    source = e.source or train.source
-    asked = Setting(
-        size(e.corpus_size) if e.corpus_size is not None else train.size,
-        e.growth or train.growth,
-        e.index if e.index is not None else train.index,
-        source,
-        0 if source == "none" else (e.k if e.k is not None else train.k),
-    )
-    return train, asked
-
-
 def plan_run(config: RunConfig, digests: ContentDigests) -> RunSteps:
     """The steps of a run; nothing is built.
 
@@ -107,273 +87,327 @@ def plan_run(config: RunConfig, digests: ContentDigests) -> RunSteps:
         DataError: a source that cannot be named (an unresolvable hub revision, say).
     """
     train, asked = settings(config)
-    problems = _problems(config, train, asked)
+    problems = problems_of(config, train, asked)
     if problems:
         raise ConfigError(problems)
-    roles: dict[str, Step] = {}
-    passages = _passages(config, digests, train.growth)
-    questions = _questions(config, digests, passages)
-    roles |= {"passages": passages, "questions": questions}
-    if needs_tokenizer(config, train, asked):
-        roles["tokenizer"] = _step(
-            "tokenizer",
-            config.tokenizer.identity(),
-            {"passages": passages},
-            partial(builders.tokenizer, config),
-        )
-    tokenizer = {"tokenizer": roles["tokenizer"]} if "tokenizer" in roles else {}
+    return _Planner(config, digests, train, asked).plan()
 
-    retrieves = [s for s in (train, asked) if s.source == "index"]
-    encoder_fields: dict[str, Any] = {}
-    encoder: dict[str, Step] = {}
-    if any(s.index.needs == "vectors" for s in retrieves):
-        encoder_fields = _with_content(config.encoder, digests)
-        if config.encoder.kind == "static" or config.retriever.warmup.steps > 0:
-            encoder["encoder"] = _step(
-                "encoder",
-                {"encoder": encoder_fields, "warmup": config.retriever.warmup.identity(), "seed": config.seed},
-                {"passages": passages, "questions": questions, **_own_tokenizer(config.encoder, tokenizer)},
-                partial(builders.encoder, config),
-            )
-            roles |= encoder
-    encoder_parents = {**encoder, **(_own_tokenizer(config.encoder, tokenizer) if encoder_fields else {})}
 
-    trained = _training(config, digests, train, roles, passages, questions, tokenizer, encoder_fields, encoder_parents)
-    live = config.retriever.train != "frozen" and train.source == "index" and config.training.steps > 0
-    if live:  # the query encoder (and with `both` the passage encoder) of the evaluation is the trained one
-        encoder_parents = {**encoder_parents, "checkpoint": trained["checkpoint"]}
+def settings(config: RunConfig) -> tuple[Setting, Setting]:
+    """The training setting, and the evaluation setting: the same but for what ``evaluation`` names."""
+    known = config.corpus.count() if not config.corpus.problems() else None
 
-    passages_asked = passages if asked.growth == train.growth else _passages(config, digests, asked.growth)
-    questions_asked = questions if asked.growth == train.growth else _questions(config, digests, passages_asked)
-    if passages_asked is not passages:
-        roles |= {"evaluation_passages": passages_asked, "evaluation_questions": questions_asked}
-    if asked.source == "index":
-        passage_side = (
-            encoder_parents
-            if config.retriever.train == "both"
-            else {k: v for k, v in encoder_parents.items() if k != "checkpoint"}
-        )
-        roles["index"] = _index(config, asked, passages_asked, encoder_fields, passage_side)
-    topk: dict[str, Step] = {}
-    if asked.source != "none":
-        topk["topk"] = _topk(
-            config, asked, config.evaluation.split, config.evaluation.questions,
-            passages_asked, questions_asked, roles.get("index"), encoder_fields, encoder_parents,
-        )  # fmt: skip
-        roles |= topk
-    evaluation = _step(
-        "evaluation",
-        {
-            "evaluation": {k: v for k, v in config.evaluation.identity().items() if k not in SETTING_KEYS},
-            "generator": _with_content(config.generator, digests),
-            "prompt": config.prompt.identity_for(config.objective.joint),
-            "objective": config.objective.identity(),
-            "precision": config.training.resolved_precision(),
-            **({"temperature": config.retriever.temperature} if asked.source == "index" else {}),
-            **({"size": asked.size} if asked.source != "none" else {}),
-        },
-        {
-            "passages": passages_asked,
-            "questions": questions_asked,
-            **_own_tokenizer(config.generator, tokenizer),
-            **trained,
-            **topk,
-        },
-        partial(builders.evaluation, config, asked),
+    def size(asked: int | None) -> int | None:
+        # All is all, however it is written: a size beyond the corpus must not be another run.
+        return None if asked is not None and known is not None and asked >= known else asked
+
+    source = config.retrieval.source
+    train = Setting(
+        size=size(config.corpus.size),
+        growth=config.corpus.growth,
+        index=config.index,
+        source=source,
+        k=config.retrieval.k if source != "none" else 0,
     )
-    roles["evaluation"] = evaluation
-    return RunSteps(roles, train, asked, digest({"evaluation": evaluation.key, "seed": config.seed}))
+    e = config.evaluation
+    source = e.source or train.source
+    k = e.k if e.k is not None else config.retrieval.k
+    asked = Setting(
+        size=size(e.corpus_size) if e.corpus_size is not None else train.size,
+        growth=e.growth or train.growth,
+        index=e.index if e.index is not None else train.index,
+        source=source,
+        k=k if source != "none" else 0,
+    )
+    return train, asked
 
 
-SETTING_KEYS = ("corpus_size", "growth", "index", "source", "k")  # they enter through the top-k
+class _Planner:
+    """Makes the steps of one run, each once."""
 
+    def __init__(self, config: RunConfig, digests: ContentDigests, train: Setting, asked: Setting):
+        self.config, self.digests, self.train, self.asked = config, digests, train, asked
+        self.roles: dict[str, Step] = {}
 
-def _training(
-    config: RunConfig, digests: ContentDigests, train: Setting, roles: dict[str, Step], passages: Step, questions: Step,
-    tokenizer: dict[str, Step], encoder_fields: dict[str, Any], encoder_parents: dict[str, Step],
-) -> dict[str, Step]:  # fmt: skip
-    """Add the training's steps to ``roles``; returns the one that holds the trained weights (none for a model as it came)."""
-    generator = _with_content(config.generator, digests)
-    precision = config.training.resolved_precision()
-    own_tokenizer = _own_tokenizer(config.generator, tokenizer)
-    result: dict[str, Step] = {}
-    if config.training.warmup.steps > 0:
-        roles["reader_warmup"] = _step(
-            "reader_warmup",
+    def plan(self) -> RunSteps:
+        train, asked = self.train, self.asked
+        self.roles |= {"passages": self.passages(train.growth), "questions": self.questions(train.growth)}
+        self.roles |= self.reader_tokenizer
+        if train.uses_vectors or asked.uses_vectors:
+            self.roles |= self.encoder_tokenizer
+        if self.encoder_step is not None:
+            self.roles["encoder"] = self.encoder_step
+        weights = self.training()
+        if asked.growth != train.growth:
+            self.roles["evaluation_passages"] = self.passages(asked.growth)
+            self.roles["evaluation_questions"] = self.questions(asked.growth)
+        if asked.source != "none":
+            trained = weights if self.live else {}
+            if asked.source == "index":
+                # With `both` the passage encoder is trained too, so the index is built from the checkpoint's.
+                both = self.config.retriever.train == "both"
+                self.roles["index"] = self.index(asked, trained if both else {})
+            self.roles["topk"] = self.topk(
+                asked, self.config.evaluation.split, self.config.evaluation.questions, self.roles.get("index"), trained
+            )
+        self.roles["evaluation"] = self.evaluation(weights)
+        run_id = digest({"evaluation": self.roles["evaluation"].key, "seed": self.config.seed})
+        return RunSteps(self.roles, train, asked, run_id)
+
+    @cached_property
+    def live(self) -> bool:
+        """Whether the retriever trains with the reader."""
+        config = self.config
+        return config.retriever.train != "frozen" and self.train.source == "index" and config.training.steps > 0
+
+    @cached_property
+    def generator(self) -> dict[str, Any]:
+        return self.identity(self.config.generator)
+
+    @cached_property
+    def precision(self) -> str:
+        return self.config.training.resolved_precision(self.config.trainer.accelerator)
+
+    def passages(self, growth: str) -> Step:
+        corpus = self.config.corpus.model_copy(update={"growth": growth, "size": None})
+        fields = {"corpus": self.identity(corpus), "chunking": self.config.passages.identity()}
+        if growth == "distractor":  # gold documents come first, so the questions decide the order
+            fields["gold"] = self.identity(self.config.questions)
+        return _step("passages", fields, {}, partial(builders.passages, self.config, corpus))
+
+    def questions(self, growth: str) -> Step:
+        return _step(
+            "questions",
+            self.identity(self.config.questions),
+            {"passages": self.passages(growth)},
+            partial(builders.questions, self.config),
+        )
+
+    @cached_property
+    def tokenizer(self) -> dict[str, Step]:
+        """The vocabulary trained on the corpus, as a parent."""
+        passages = {"passages": self.passages(self.train.growth)}
+        build = partial(builders.tokenizer, self.config)
+        return {"tokenizer": _step("tokenizer", self.config.tokenizer.identity(), passages, build)}
+
+    @property
+    def reader_tokenizer(self) -> dict[str, Step]:
+        """The same, for a generator that brings no vocabulary of its own; else nothing."""
+        return {} if self.config.generator.own_vocabulary else self.tokenizer
+
+    @property
+    def encoder_tokenizer(self) -> dict[str, Step]:
+        """The same, for an encoder that brings no vocabulary of its own; else nothing."""
+        return self.tokenizer if self.config.encoder.needs_tokenizer else {}
+
+    @cached_property
+    def encoder_step(self) -> Step | None:
+        """The warmed-up encoder; None where no vectors are searched, or the encoder is used as it comes."""
+        config = self.config
+        if not (self.train.uses_vectors or self.asked.uses_vectors):
+            return None
+        warmup = config.retriever.warmup.resolved(config.encoder)
+        if warmup.steps == 0 and not config.encoder.needs_tokenizer:
+            return None  # a pretrained encoder as it comes
+        return _step(
+            "encoder",
             {
-                "generator": generator,
-                "prompt": config.prompt.identity_for(False),
-                "warmup": config.training.warmup.identity(),
-                "optim": config.optim.identity(),
+                "encoder": self.identity(config.encoder),
+                "warmup": warmup.identity(),
                 "questions": config.training.questions,
-                "precision": precision,
-                "reads": train.source != "none",
                 "seed": config.seed,
             },
-            {"passages": passages, "questions": questions, **own_tokenizer},
-            partial(builders.reader_warmup, config, train.source != "none"),
+            {**self.data_parents(self.train.growth), **self.encoder_tokenizer},
+            partial(builders.encoder, config),
         )
-        result = {"checkpoint": roles["reader_warmup"]}
-    if config.training.steps == 0:
-        return result
-    live = config.retriever.train != "frozen" and train.source == "index"
-    parents: dict[str, Step] = {"passages": passages, "questions": questions, **own_tokenizer}
-    if "reader_warmup" in roles:
-        parents["reader_warmup"] = roles["reader_warmup"]
-    if train.source == "index":
-        roles["train_index"] = _index(config, train, passages, encoder_fields, encoder_parents)
-    if live:
-        parents |= {"index": roles["train_index"], **encoder_parents}
-    elif train.source != "none":
-        roles["train_topk"] = _topk(
-            config, train, "train", config.training.questions,
-            passages, questions, roles.get("train_index"), encoder_fields, encoder_parents,
-        )  # fmt: skip
-        parents["topk"] = roles["train_topk"]
-    training = {k: v for k, v in config.training.identity().items() if k != "warmup"}
-    roles["checkpoint"] = _step(
-        "checkpoint",
-        {
-            "generator": generator,
+
+    def encoder_parents(self) -> dict[str, Step]:
+        """What an encoder is loaded from."""
+        warmed = {} if self.encoder_step is None else {"encoder": self.encoder_step}
+        return {**self.encoder_tokenizer, **warmed}
+
+    def data_parents(self, growth: str) -> dict[str, Step]:
+        return {"passages": self.passages(growth), "questions": self.questions(growth)}
+
+    def index(self, setting: Setting, trained: dict[str, Step]) -> Step:
+        """An index over the setting's corpus; ``trained`` holds the checkpoint whose passage encoder made the vectors."""
+        fields: dict[str, Any] = {"index": setting.index.identity(SEARCH), "size": setting.size}
+        parents = {"passages": self.passages(setting.growth)}
+        if setting.uses_vectors:
+            parents |= self.encoder_parents() | trained
+            fields |= {"encoder": self.identity(self.config.encoder), "embeddings": VERSIONS["embeddings"]}
+            if setting.index.seeded:
+                fields["seed"] = self.config.seed
+        shard = self.shards(setting, trained)
+        return _step("index", fields, parents, partial(builders.index, self.config, setting, shard))
+
+    def shards(self, setting: Setting, trained: dict[str, Step]) -> Callable[[int], Step] | None:
+        """The steps of the passages' embeddings by shard, each shared by every corpus size that reaches into it.
+
+        They are no parents of what reads them: how many it reads is known once the passages are, and they follow
+        from its parents. None where no vectors are searched.
+        """
+        if not setting.uses_vectors:
+            return None
+        parents = {"passages": self.passages(setting.growth), **self.encoder_parents(), **trained}
+        encoder = self.identity(self.config.encoder)
+        return lambda shard: _step(
+            "embeddings",
+            {"encoder": encoder, "shard": shard},
+            parents,
+            partial(builders.embeddings, self.config, shard),
+        )
+
+    def topk(
+        self, setting: Setting, split: str, limit: int | None, index: Step | None, trained: dict[str, Step]
+    ) -> Step:
+        """The passages each question of ``split`` is given; ``trained`` holds a checkpoint with a query encoder."""
+        fields: dict[str, Any] = {"source": setting.source, "k": setting.k, "split": split, "questions": limit}
+        parents = self.data_parents(setting.growth)
+        if setting.source == "index":
+            assert index is not None
+            fields["search"] = setting.index.only(SEARCH)
+            parents["index"] = index
+            if setting.uses_vectors:
+                fields["encoder"] = self.identity(self.config.encoder)
+                parents |= self.encoder_parents() | trained
+        elif setting.source == "random":
+            fields |= {"size": setting.size, "seed": self.config.seed}
+        # With `query` the passages' vectors are those of the warmed-up encoder, with `both` the trained one's.
+        shard = self.shards(setting, trained if self.config.retriever.train == "both" else {})
+        return _step("topk", fields, parents, partial(builders.topk, self.config, setting, split, limit, shard))
+
+    def training(self) -> dict[str, Step]:
+        """Add the training's steps to ``roles``.
+
+        Returns:
+            the step that holds the trained weights, as the parent "checkpoint"; nothing for a model as it came.
+        """
+        config, train = self.config, self.train
+        parents = {**self.data_parents(train.growth), **self.reader_tokenizer}
+        reads = train.source != "none"
+        common = {"generator": self.generator, "precision": self.precision, "seed": config.seed}
+        if config.training.warmup.steps > 0:
+            warmup = config.training.warmup
+            fields = {
+                **common,
+                "prompt": config.prompt.identity_for(joint=False),
+                "warmup": {k: v for k, v in warmup.identity().items() if k != "lr"},
+                "optim": stage_optim(config.optim, warmup.lr),
+                "questions": config.training.questions,
+                "bucket": config.training.bucket,
+                "reads": reads,
+            }
+            build = partial(builders.reader_warmup, config, reads)
+            self.roles["reader_warmup"] = _step("reader_warmup", fields, parents, build)
+            parents = {**parents, "reader_warmup": self.roles["reader_warmup"]}
+        if config.training.steps == 0:
+            return {"checkpoint": self.roles["reader_warmup"]} if "reader_warmup" in self.roles else {}
+        shard: Callable[[int], Step] | None = None
+        if train.source == "index":
+            self.roles["train_index"] = self.index(train, {})
+        training = {k: v for k, v in config.training.identity().items() if k not in ("warmup", "precision", "lr")}
+        fields = {
+            **common,
             "prompt": config.prompt.identity_for(config.objective.joint),
             "objective": config.objective.identity(),
-            "training": {**training, "precision": precision},
-            "optim": config.optim.identity(),
+            "training": training,
+            "optim": stage_optim(config.optim, config.training.lr),
             "source": train.source,
             "k": train.k,
-            **({"temperature": config.retriever.temperature} if train.source == "index" else {}),
-            **(
-                {
-                    "encoder": encoder_fields,
-                    "retriever": config.retriever.training_identity(),
-                    "search": train.index.only(SEARCH),
-                    "size": train.size,
-                }
-                if live
-                else {}
-            ),
-            "seed": config.seed,
-        },
-        parents,
-        partial(builders.checkpoint, config, train),
-    )
-    return {"checkpoint": roles["checkpoint"]}
+        }
+        if train.source == "index":
+            fields["temperature"] = config.retriever.temperature
+        if self.live:
+            fields |= {
+                "encoder": self.identity(config.encoder),
+                "train": config.retriever.train,
+                "refresh_every": config.retriever.refresh_every if config.retriever.train == "both" else None,
+                "search": train.index.only(SEARCH),
+                "size": train.size,
+            }
+            parents |= {"index": self.roles["train_index"], **self.encoder_parents()}
+            shard = self.shards(train, {})
+        elif reads:
+            self.roles["train_topk"] = self.topk(
+                train, "train", config.training.questions, self.roles.get("train_index"), {}
+            )
+            parents |= {"topk": self.roles["train_topk"]}
+        self.roles["checkpoint"] = _step(
+            "checkpoint", fields, parents, partial(builders.checkpoint, config, train, shard)
+        )
+        return {"checkpoint": self.roles["checkpoint"]}
+
+    def evaluation(self, weights: dict[str, Step]) -> Step:
+        config, asked = self.config, self.asked
+        options = {k: v for k, v in config.evaluation.identity().items() if k not in SETTING_KEYS}
+        fields: dict[str, Any] = {
+            "evaluation": options,
+            "generator": self.generator,
+            "prompt": config.prompt.identity_for(config.objective.joint),
+            "objective": config.objective.identity(),
+            "precision": self.precision,
+        }
+        if asked.source == "index":
+            fields["temperature"] = config.retriever.temperature
+        if asked.source != "none":
+            fields["size"] = asked.size
+        parents = {**self.data_parents(asked.growth), **self.reader_tokenizer, **weights}
+        if "topk" in self.roles:
+            parents["topk"] = self.roles["topk"]
+        return _step("evaluation", fields, parents, partial(builders.evaluation, config, asked))
+
+    def identity(self, options: Options) -> dict[str, Any]:
+        """The options' identity, with the content of what they read where they read anything."""
+        content = getattr(options, "content", None)
+        fields = options.identity(SEARCH)
+        return fields if content is None else {**fields, **content(self.digests)}
 
 
-def _passages(config: RunConfig, digests: ContentDigests, growth: str) -> Step:
-    corpus = config.corpus.model_copy(update={"growth": growth, "size": None})
-    fields = {"corpus": _with_content(corpus, digests), "chunking": config.passages.identity()}
-    if growth == "distractor":  # the gold documents come first, so the questions decide the order
-        fields["gold"] = _with_content(config.questions, digests)
-    return _step("passages", fields, {}, partial(builders.passages, config, corpus))
-
-
-def _questions(config: RunConfig, digests: ContentDigests, passages: Step) -> Step:
-    return _step(
-        "questions",
-        _with_content(config.questions, digests),
-        {"passages": passages},
-        partial(builders.questions, config),
-    )
-
-
-def embeddings(
-    config: RunConfig, passages: Step, fields: dict[str, Any], encoder_parents: dict[str, Step], shard: int
-) -> Step:
-    """Shard ``shard`` of the passages' embeddings: shared by every corpus size that reaches into it."""
-    return _step(
-        "embeddings",
-        {"encoder": fields, "shard": shard},
-        {"passages": passages, **encoder_parents},
-        partial(builders.embeddings, config, shard),
-    )
-
-
-def _index(
-    config: RunConfig,
-    setting: Setting,
-    passages: Step,
-    encoder_fields: dict[str, Any],
-    encoder_parents: dict[str, Step],
-) -> Step:
-    fields = {"index": setting.index.identity(SEARCH), "size": setting.size}
-    parents = {"passages": passages}
-    if setting.index.needs == "vectors":
-        fields |= {"encoder": encoder_fields, "embeddings": VERSIONS["embeddings"]}
-        parents |= encoder_parents
-        if setting.index.seeded:
-            fields["seed"] = config.seed
-    return _step("index", fields, parents, partial(builders.index, config, setting, encoder_fields))
-
-
-def _topk(
-    config: RunConfig, setting: Setting, split: str, limit: int | None, passages: Step, questions: Step,
-    index: Step | None, encoder_fields: dict[str, Any], encoder_parents: dict[str, Step],
-) -> Step:  # fmt: skip
-    fields: dict[str, Any] = {"source": setting.source, "split": split, "questions": limit}
-    parents = {"passages": passages, "questions": questions}
-    if setting.source == "index":
-        assert index is not None
-        fields |= {"k": setting.k, "search": setting.index.only(SEARCH)}
-        parents["index"] = index
-        if setting.index.needs == "vectors":
-            fields["encoder"] = encoder_fields
-            parents |= encoder_parents
-    elif setting.source == "random":
-        fields |= {"k": setting.k, "size": setting.size, "seed": config.seed}
-    elif setting.source == "oracle":
-        fields |= {"k": setting.k}
-    return _step("topk", fields, parents, partial(builders.topk, config, setting, split, limit, encoder_fields))
-
-
-def _step(kind: str, fields: dict[str, Any], parents: Mapping[str, Step], build: Any) -> Step:
+def _step(kind: str, fields: dict[str, Any], parents: Mapping[str, Step], build: Callable[[Build], None]) -> Step:
     return Step(kind, VERSIONS[kind], fields, dict(parents), build)
 
 
-def _with_content(options: Options, digests: ContentDigests) -> dict[str, Any]:
-    """The options' identity with the content of what they read, where they read anything."""
-    fields = options.identity(SEARCH)
-    content = getattr(options, "content", None)
-    return {**fields, "content": content(digests)} if content is not None else fields
-
-
-def _own_tokenizer(options: Any, tokenizer: dict[str, Step]) -> dict[str, Step]:
-    """The corpus' tokenizer, for components that have none of their own."""
-    return tokenizer if options.kind in ("ladder", "static") else {}
-
-
-def needs_tokenizer(config: RunConfig, *settings: Setting) -> bool:
-    """Whether a from-scratch component of the run reads the corpus' own vocabulary."""
-    uses_encoder = any(s.source == "index" and s.index.needs == "vectors" for s in settings)
-    return config.generator.kind == "ladder" or (uses_encoder and config.encoder.kind == "static")
-
-
-def _problems(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
-    """What is wrong across fields, as far as it can be known before anything is read."""
-    found = [*config.corpus.problems(), *config.questions.problems()]
+def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
+    """What is wrong across fields, as far as it can be known before anything is read: one sentence each."""
+    corpus = config.corpus.problems()
+    found = [*corpus, *config.questions.problems()]
     for component in (config.encoder, config.generator):
         found += component.problems() if hasattr(component, "problems") else []
-    known = config.corpus.count() if not found else None
-    for where, setting in (("corpus.size", train), ("evaluation.corpus_size", asked)):
-        size = setting.size if setting.size is not None else known
-        if setting.source in ("index", "random") and setting.k < 1:
-            found.append(f"retrieval.k: {setting.k} passages cannot be read from source {setting.source}; give k >= 1.")
-        if setting.source != "none" and size is not None and setting.k > size:
-            found.append(
-                f"retrieval.k: {setting.k} passages cannot be read from a corpus of {size}; lower k or raise {where}."
-            )
-        if setting.source == "index" and size is not None:
-            found += [p for p in setting.index.problems(size) if p not in found]
+    known = None if corpus else config.corpus.count()
+    found += setting_problems(train, train.size if train.size is not None else known, "corpus.size")
+    if asked != train:
+        size = asked.size if asked.size is not None else known
+        found += setting_problems(asked, size, "evaluation.corpus_size")
     if train.source == "none" and asked.source != "none":
         found.append(
-            f"evaluation.source: {asked.source}: the model was trained without passages (retrieval.source=none) and cannot be asked with them."
+            f"evaluation.source: {asked.source}: the model is trained without passages (retrieval.source=none), "
+            "so it cannot be asked with them."
         )
-    if config.retriever.train != "frozen" and train.source == "index" and train.index.needs != "vectors":
-        found.append(
-            f"retriever.train: {config.retriever.train}: index {train.index.kind} has no encoder to train; use retriever.train=frozen."
-        )
-    if config.retriever.train != "frozen" and train.source not in ("index", "none"):
-        found.append(
-            f"retriever.train: {config.retriever.train}: source {train.source} does not retrieve; use retriever.train=frozen."
-        )
+    if config.retriever.train != "frozen":
+        where = f"retriever.train: {config.retriever.train}"
+        if train.source == "index" and train.index.needs != "vectors":
+            found.append(f"{where}: index={train.index.kind} has no encoder to train; use retriever.train=frozen.")
+        if train.source in ("oracle", "random"):
+            found.append(f"{where}: retrieval.source={train.source} does not retrieve; use retriever.train=frozen.")
     return list(dict.fromkeys(found))
+
+
+def setting_problems(setting: Setting, size: int | None, where: str) -> list[str]:
+    """What is wrong with a setting over a corpus of ``size`` passages (None: not known yet).
+
+    Args:
+        where: the config key that sets the size.
+    """
+    found: list[str] = []
+    if setting.source in ("none", "oracle"):
+        return found
+    if setting.k < 1:
+        found.append(f"retrieval.k: {setting.k} passages cannot be read from source {setting.source}; give k >= 1.")
+    if size is not None and setting.k > size:
+        found.append(
+            f"retrieval.k: {setting.k} passages cannot be read from a corpus of {size}; lower k or raise {where}."
+        )
+    if setting.source == "index" and size is not None:
+        found += setting.index.problems(size)
+    return found

@@ -44,8 +44,12 @@ class Point:
 
     overrides: tuple[str, ...]
     axes: dict[str, str]
-    config: configs.RunConfig
+    composed: configs.Composed
     steps: RunSteps
+
+    @property
+    def config(self) -> configs.RunConfig:
+        return self.composed.run
 
     @property
     def run_id(self) -> str:
@@ -170,11 +174,12 @@ def _points(
             except RagExpError as e:
                 problems.setdefault(str(e), " ".join(full))
                 continue
-            grid_points.append(Point(tuple(full), where, composed.run, steps))
+            grid_points.append(Point(tuple(full), where, composed, steps))
         grids.append(Grid(tuple(fixed), own, tuple(p.run_id for p in grid_points)))
         points.append(grid_points)
     if problems:
-        raise ConfigError([f"{problem} (in: {where})" if where else problem for problem, where in problems.items()])
+        single = len(grids) == 1 and not grids[0].axes
+        raise ConfigError([p if single else f"{p} (in: {where})" for p, where in problems.items()])
     return grids, points
 
 

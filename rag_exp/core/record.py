@@ -38,7 +38,7 @@ class RunRecord(BaseModel):
     )
     parameters: dict[str, dict[str, int]] = Field(
         default_factory=dict,
-        description="parameter counts by component and group; groups of a component sum to its total",
+        description="counts by component and group; a component's groups sum to its total",
     )
     flops: dict[str, float | None] = Field(
         default_factory=dict,

@@ -19,7 +19,7 @@ def test_numbers_come_back_unrounded(tmp_path):
 
 
 def test_nan_is_refused_and_leaves_no_file(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant|Out of range"):
+    with pytest.raises(ValueError, match=r"not JSON compliant|Out of range"):
         write_record(record(metrics={"nll": float("nan")}), tmp_path / "r.json")
     assert list(tmp_path.iterdir()) == []
 

@@ -110,7 +110,7 @@ def test_full_disk_is_said(tmp_path):
     def build(b):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StoreError, match="full.*rag-exp store gc"):
+    with pytest.raises(StoreError, match=r"full.*rag-exp store gc"):
         Store(tmp_path).ensure(step("a", build=build))
 
 

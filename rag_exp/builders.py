@@ -1,0 +1,320 @@
+"""What each step builds, by the rooms below. ``steps`` says from what; here is how.
+
+Every function takes its options and a :class:`~rag_exp.core.store.Build`, asks it for the parents it
+needs, writes plain files and notes its facts in ``build.stats``. torch and faiss are imported by the
+rooms when a build runs, never to name a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.core.errors import DataError
+from rag_exp.core.rng import derive
+from rag_exp.core.store import Build, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rag_exp.config import RunConfig
+    from rag_exp.data.passages import PassageTable
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.models.packing import Packer
+    from rag_exp.models.reader import Generator
+    from rag_exp.retrieval.encoder import Encoder
+    from rag_exp.retrieval.index import BuiltIndex
+    from rag_exp.retrieval.live import LiveRetriever
+    from rag_exp.steps import Setting
+    from rag_exp.training.stages import Trainee
+
+SHARD_ROWS = 65_536  # passages in one embeddings artifact
+
+
+def passages(config: RunConfig, corpus: Any, build: Build) -> None:
+    from rag_exp.data.passages import write_passages
+
+    gold = None
+    if corpus.growth == "distractor":
+        gold = {id for question in config.questions.questions() for id in question.gold_ids}
+        if not gold:
+            raise DataError("corpus.growth=distractor keeps the gold documents, but no question names a gold passage.")
+    build.stats |= write_passages(corpus, config.passages, build.folder, gold)
+
+
+def questions(config: RunConfig, build: Build) -> None:
+    from rag_exp.data.questions import write_questions
+
+    build.stats |= write_questions(config.questions, _table(build), build.folder)
+
+
+def tokenizer(config: RunConfig, build: Build) -> None:
+    from rag_exp.data.tokenizer import train_bpe
+
+    table = _table(build)
+    read = min(len(table), config.tokenizer.passages)
+    texts = (f"{title}\n{text}" for _, batch in table.batches(read) for title, text in batch)
+    train_bpe(texts, config.tokenizer.vocab_size, build.folder)
+    build.stats["passages"] = read
+
+
+def encoder(config: RunConfig, build: Build) -> None:
+    """The encoder after its contrastive warm-up on the training questions and their gold passages."""
+    from rag_exp.retrieval.warmup import warm_up
+    from rag_exp.training.progress import Ticker
+
+    seed = derive(config.seed, "encoder")
+    made = config.encoder.create(_tokenizer_folder(build), config.tokenizer.vocab_size, seed)
+    asked = _training_questions(config, build)
+    warmup = config.retriever.warmup.resolved(config.encoder)
+    with Ticker("retriever warm-up", warmup.steps, config.trainer.progress) as ticker:
+        build.stats |= warm_up(
+            made,
+            asked.questions,
+            asked.gold,
+            _table(build),
+            warmup,
+            seed,
+            asked.answers,
+            progress=lambda step, loss: ticker.at(step, f"loss {loss:.3f}"),
+        )
+    made.save(build.folder)
+
+
+def embeddings(config: RunConfig, shard: int, build: Build) -> None:
+    import numpy as np
+
+    from rag_exp.retrieval.embeddings import embed_passages
+
+    table = _table(build)
+    start = shard * SHARD_ROWS
+    stop = min(start + SHARD_ROWS, len(table))
+    texts = (pair for at in range(start, stop, 8192) for pair in table.texts(np.arange(at, min(at + 8192, stop))))
+    build.stats |= embed_passages(_encoder(config, build, "passage"), texts, stop - start, build.folder)
+
+
+def index(config: RunConfig, setting: Setting, shard: Callable[[int], Step] | None, build: Build) -> None:
+    """An index over the setting's corpus. One that reads the embeddings themselves stores no second copy of them."""
+    table = _table(build)
+    size = table.prefix_size(setting.size)
+    build.stats["M"] = size
+    if shard is None:
+        content: Any = (text for _, batch in table.batches(size) for text in _joined(batch))
+    else:
+        content, made = _blocks(build, shard, size)
+        build.stats["embedding_flops"] = sum(a.stats["flops"] for a in made)
+        build.stats["embedding_seconds"] = sum(a.seconds for a in made)
+        build.stats["parameters"] = config.encoder.parameter_counts(config.tokenizer.vocab_size)
+    built = setting.index.create(content, derive(config.seed, "index"))
+    build.stats |= built.stats()
+    if setting.index.stores_vectors:
+        built.save(build.folder)
+    else:
+        (build.folder / "reads_embeddings").touch()
+
+
+def topk(
+    config: RunConfig,
+    setting: Setting,
+    split: str,
+    limit: int | None,
+    shard: Callable[[int], Step] | None,
+    build: Build,
+) -> None:
+    """What each question is given to read, and how that compares with exact search."""
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.evaluation.arms import oracle_result, random_result
+    from rag_exp.retrieval.exact import exact_topk
+    from rag_exp.retrieval.topk import search_topk
+
+    table = _table(build)
+    asked = QuestionTable.open(build.parent("questions").path, split, limit)
+    size = table.prefix_size(setting.size)
+    build.stats["M"] = size
+    if setting.source in ("oracle", "random"):
+        made = (
+            oracle_result(asked.gold, setting.k)
+            if setting.source == "oracle"
+            else random_result(asked.ids, setting.k, size, config.seed)
+        )
+        made.save(build.folder)
+        return
+    if shard is None:
+        found = setting.index.load(build.parent("index").path)
+        reason = "bm25 ranks by words: there is no exact search of its own that it approximates"
+        build.stats |= search_topk(found, asked.questions, setting.k, build.folder, None, reason)
+        return
+    blocks, _ = _blocks(build, shard, size)
+    found = _open_index(build, setting, blocks)
+    queries = _encoder(config, build, "question").encode(asked.questions, "question")
+    exact = exact_topk(queries, blocks, setting.k)
+    build.stats |= search_topk(found, queries, setting.k, build.folder, exact)
+    build.stats["dims"] = queries.shape[1]
+
+
+def reader_warmup(config: RunConfig, reads: bool, build: Build) -> None:
+    """A new reader after its warm-up: on gold passages, or (closed book) on the questions alone."""
+    from rag_exp.training.stages import warm_up_reader
+
+    reader = config.generator.create(_tokenizer_folder(build), derive(config.seed, "generator"))
+    with _trainee(config, build, reader) as trainee:
+        build.stats |= warm_up_reader(trainee, _training_questions(config, build), _table(build) if reads else None)
+    reader.save(build.folder)
+
+
+def checkpoint(config: RunConfig, setting: Setting, shard: Callable[[int], Step] | None, build: Build) -> None:
+    """The reader after end-to-end training, with the encoders that trained beside it."""
+    from rag_exp.retrieval.results import SearchResult
+    from rag_exp.training.stages import train_marginal
+
+    reader = _reader(config, build, "reader_warmup")
+    table = _table(build) if setting.source != "none" else None
+    topk = live = None
+    if "topk" in build.step.parents:
+        found = build.parent("topk")
+        build.stats["M"] = found.stats["M"]
+        topk = SearchResult.load(found.path)
+    elif table is not None:
+        live = _live(config, setting, shard, table, build)
+    with _trainee(config, build, reader) as trainee:
+        build.stats |= train_marginal(
+            trainee,
+            config.objective,
+            _training_questions(config, build),
+            table,
+            topk,
+            temperature=config.retriever.temperature,
+            live=live,
+            k=setting.k,
+            refresh_every=config.retriever.refresh_every if live and config.retriever.train == "both" else None,
+        )
+    reader.save(build.folder)
+    if live is not None:
+        live.save(build.folder)
+
+
+def evaluation(config: RunConfig, setting: Setting, build: Build) -> None:
+    """predictions.parquet: every question of the split, asked in the evaluation setting."""
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.evaluation.evaluate import Asked, evaluate
+    from rag_exp.retrieval.results import SearchResult
+
+    reader = _reader(config, build, "checkpoint")
+    options = config.evaluation
+    questions = QuestionTable.open(build.parent("questions").path, options.split, options.questions)
+    table = topk = size = None
+    if setting.source != "none":
+        table = _table(build)
+        size = table.prefix_size(setting.size)
+        topk = SearchResult.load(build.parent("topk").path)
+    asked = Asked(questions, table, topk, size, config.retriever.temperature)
+    build.stats |= evaluate(
+        reader, config.objective, _packer(config, reader), asked, options, config.generator.sizes(), build.folder,
+        config.trainer, config.training.resolved_precision(config.trainer.accelerator),
+    )  # fmt: skip
+    build.stats["M"] = size
+    build.stats["documents"] = None if table is None or size is None else table.documents_in(size)
+    build.stats["parameters"] = {"generator": config.generator.parameter_counts()}
+    build.stats["non_embedding"] = config.generator.non_embedding()
+
+
+@contextmanager
+def _trainee(config: RunConfig, build: Build, reader: Generator) -> Iterator[Trainee]:
+    from rag_exp.training.loggers import Mirror
+    from rag_exp.training.stages import Trainee
+
+    mirror = Mirror.build(config.logger, config.paths.root / "logs", f"{build.step.kind}-{build.step.key[:12]}")
+    try:
+        yield Trainee(
+            generator=reader,
+            packer=_packer(config, reader),
+            sizes=config.generator.sizes(),
+            options=config.training,
+            optim=config.optim,
+            seed=config.seed,
+            trainer=config.trainer,
+            precision=config.training.resolved_precision(config.trainer.accelerator),
+            partial=build.partial,
+            mirror=mirror,
+        )
+    finally:
+        mirror.close()
+
+
+def _live(
+    config: RunConfig, setting: Setting, shard: Callable[[int], Step] | None, table: PassageTable, build: Build
+) -> LiveRetriever:
+    from rag_exp.retrieval.live import LiveRetriever
+
+    assert shard is not None
+    size = table.prefix_size(setting.size)
+    build.stats["M"] = size
+    blocks, _ = _blocks(build, shard, size)
+    passage_encoder = _encoder(config, build, "passage") if config.retriever.train == "both" else None
+    return LiveRetriever(
+        _encoder(config, build, "question"), passage_encoder, table, blocks, setting.index, derive(config.seed, "index")
+    )
+
+
+def _reader(config: RunConfig, build: Build, parent: str) -> Generator:
+    """The generator that ``parent`` holds; where there is no such step, the generator as it comes."""
+    folder = _tokenizer_folder(build)
+    if parent in build.step.parents:
+        return config.generator.load(build.parent(parent).path, folder)
+    return config.generator.create(folder, derive(config.seed, "generator"))
+
+
+def _packer(config: RunConfig, reader: Generator) -> Packer:
+    from rag_exp.models.packing import Packer
+
+    return Packer(reader.tokenizer, config.prompt, reader.context, reader.seq2seq)
+
+
+def _training_questions(config: RunConfig, build: Build) -> QuestionTable:
+    from rag_exp.data.questions import QuestionTable
+
+    return QuestionTable.open(build.parent("questions").path, "train", config.training.questions)
+
+
+def _open_index(build: Build, setting: Setting, blocks: list[np.ndarray]) -> BuiltIndex:
+    if setting.index.stores_vectors:
+        return setting.index.load(build.parent("index").path)
+    return setting.index.create(blocks, 0)
+
+
+def _blocks(build: Build, shard: Callable[[int], Step], size: int) -> tuple[list[np.ndarray], list[Any]]:
+    """The first ``size`` vectors as memory maps, and the shards' artifacts."""
+    from rag_exp.retrieval.embeddings import load_blocks
+
+    made = [build.ensure(shard(i)) for i in range(-(-size // SHARD_ROWS))]
+    return load_blocks([a.path for a in made], size), made
+
+
+def _encoder(config: RunConfig, build: Build, role: str) -> Encoder:
+    """The encoder of ``role``: the trained one where a checkpoint holds it, else the warmed-up one, else as it comes."""
+    parents = build.step.parents
+    if "checkpoint" in parents:
+        folder = build.parent("checkpoint").path / f"{role}_encoder"
+        if folder.is_dir():
+            return config.encoder.load(folder, _tokenizer_folder(build))
+    if "encoder" in parents:
+        return config.encoder.load(build.parent("encoder").path, _tokenizer_folder(build))
+    return config.encoder.create(_tokenizer_folder(build), config.tokenizer.vocab_size, derive(config.seed, "encoder"))
+
+
+def _tokenizer_folder(build: Build) -> Path | None:
+    return build.parent("tokenizer").path if "tokenizer" in build.step.parents else None
+
+
+def _table(build: Build) -> PassageTable:
+    from rag_exp.data.passages import PassageTable
+
+    return PassageTable.open(build.parent("passages").path)
+
+
+def _joined(batch: list[tuple[str, str]]) -> list[str]:
+    from rag_exp.retrieval.encoders import passage_text
+
+    return [passage_text(title, text) for title, text in batch]

@@ -1,0 +1,136 @@
+"""``rag-exp run --dry``: what a run or a study would do, by formula and by looking into the store; nothing is built.
+
+Imports no torch. Numbers that follow from the configuration are exact; what depends on texts that have
+not been read is an upper bound and marked with ``<=``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rag_exp import config as configs
+from rag_exp.core.store import Step, Store
+from rag_exp.models.flops import TokenCounts, training_flops
+from rag_exp.run import RunFolder, arm
+from rag_exp.steps import RunSteps, Setting
+from rag_exp.study import Point, Study, status
+
+BYTES_PER_NUMBER = 4  # embeddings are float32
+
+
+def describe(plan: Study, reference: dict[str, Any]) -> str:
+    """The text that ``--dry`` prints.
+
+    Args:
+        plan: the expanded study, or the single run.
+        reference: the plain configuration without overrides, to tell what was changed.
+    """
+    lines = list(_point(plan.points[0], plan, reference) if len(plan.points) == 1 else _study(plan))
+    return "\n".join(lines)
+
+
+def _point(point: Point, plan: Study, reference: dict[str, Any]) -> Iterator[str]:
+    config, steps = point.config, point.steps
+    store = Store(config.paths.store)
+    state = status(plan)[0][1]
+    yield f"run {point.run_id}  ({arm(steps)}, {state}; record: {RunFolder(plan.root, point.run_id).record})"
+    yield ""
+    changed = list(configs.defaults_of(point.composed.plain, reference))
+    yield "changed from the defaults" if changed else "changed from the defaults: nothing"
+    for key, value in changed:
+        yield f"  {key} = {configs.quoted(value)}"
+    yield ""
+    yield "sizes"
+    for line in sizes(point, store):
+        yield f"  {line}"
+    yield ""
+    yield "steps"
+    for role, step in steps.roles.items():
+        yield f"  {role:22} {step.key[:12]}  {'in the store' if store.has(step) else 'to be built'}"
+
+
+def sizes(point: Point, store: Store) -> Iterator[str]:
+    """One line per derived size."""
+    config, steps = point.config, point.steps
+    counts = config.generator.parameter_counts()
+    body = config.generator.non_embedding()
+    groups = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    yield f"generator     {sum(counts.values()):,} parameters, {body:,} of them non-embedding ({groups})"
+    if steps.asked.uses_vectors or steps.train.uses_vectors:
+        encoder = config.encoder.parameter_counts(config.tokenizer.vocab_size)
+        yield f"encoder       {sum(encoder.values()):,} parameters"
+    total = passages_of(steps, config, store)
+    for name, setting in (("trained with", steps.train), ("asked with", steps.asked)):
+        yield f"{name:13} {_setting(setting, total)}"
+    if steps.asked.uses_vectors:
+        known = steps.asked.size if steps.asked.size is not None else total
+        dims = config.encoder.known_dims()
+        if known is not None:
+            yield f"embeddings    <= {known * dims * BYTES_PER_NUMBER / 1e6:,.1f} MB ({known:,} x {dims} float32)"
+    yield from _training(config, steps, store)
+
+
+def passages_of(steps: RunSteps, config: configs.RunConfig, store: Store) -> int | None:
+    """Number of passages of the whole corpus: from the store, else from the source where it is cheap to know."""
+    made = store.info(steps.roles["passages"])
+    return int(made.stats["passages"]) if made is not None else config.corpus.count()
+
+
+def _setting(setting: Setting, total: int | None) -> str:
+    if setting.source == "none":
+        return "no passages (closed book)"
+    size = f"at most {setting.size:,}" if setting.size is not None else "all"
+    of = f" of {total:,}" if total is not None else " (their number is known once the corpus is read)"
+    how = setting.index.kind if setting.source == "index" else setting.source
+    derived = (
+        setting.index.derived(setting.size or total) if setting.source == "index" and (setting.size or total) else {}
+    )
+    more = "".join(f", {k} {v}" for k, v in derived.items())
+    return f"{size}{of} passages, {setting.growth} growth, {how}{more}, k = {setting.k}"
+
+
+def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Iterator[str]:
+    """Tokens and FLOPs of each training stage: as measured where it is in the store, else at most."""
+    training = config.training
+    context = config.generator.context_length()
+    reads = config.objective.joint is False
+    plan = (
+        ("reader_warmup", training.warmup.steps, training.warmup.batch_size, 1),
+        ("checkpoint", training.steps, training.batch_size, max(steps.train.k, 1) if reads else 1),
+    )
+    for role, count, batch, rows in plan:
+        if role not in steps.roles:
+            continue
+        made = store.info(steps.roles[role])
+        if made is not None:
+            yield f"{role:13} {made.stats['tokens']:,} tokens, {made.stats['flops']:.3g} FLOPs, {made.seconds:.0f} s"
+            continue
+        n = count * batch * rows
+        targets = n * config.prompt.max_answer_tokens
+        bound = TokenCounts(n, n * context, targets, n * context, 0, n * context**2, 0, 0)
+        flops = training_flops(bound, config.generator.sizes())
+        yield f"{role:13} {count} steps x {batch} questions x {rows} prompts: <= {n * context:,} tokens, <= {flops:.3g} FLOPs"
+
+
+def _study(plan: Study) -> Iterator[str]:
+    rows = status(plan)
+    yield f"study {plan.name}: {len(plan.points)} runs"
+    for point, state, _ in rows:
+        where = " ".join(f"{k}={v}" for k, v in point.axes.items())
+        yield f"  {point.run_id[:12]}  {state:8} {arm(point.steps):12} N={point.config.generator.non_embedding():<10,} {where}"
+    yield ""
+    yield "artifacts"
+    store = Store(plan.points[0].config.paths.store)
+    unique: dict[str, Step] = {}
+    uses = 0
+    for point in plan.points:
+        uses += len(point.steps.roles)
+        unique |= {step.key: step for step in point.steps.roles.values()}
+    kinds: dict[str, list[Step]] = {}
+    for step in unique.values():
+        kinds.setdefault(step.kind, []).append(step)
+    for kind, members in kinds.items():
+        there = sum(store.has(s) for s in members)
+        yield f"  {kind:14} {len(members):4}  {there} in the store, {len(members) - there} to be built"
+    yield f"  {uses} uses of {len(unique)} artifacts: the store saves {uses - len(unique)} of {uses} builds"
