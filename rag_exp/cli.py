@@ -47,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"rag-exp: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{USAGE}", file=sys.stderr)
         return 2
+    if verb in ("run", "status", "fit", "report") and {"-h", "--help"} & set(arguments):
+        import inspect
+
+        print(inspect.getdoc(VERBS[verb]))  # the others' help is argparse's
+        return 0
     try:
         return VERBS[verb](arguments)
     except (ConfigError, DataError) as e:
@@ -155,9 +160,10 @@ def show(argv: list[str]) -> int:
     parser.add_argument("--question", metavar="ID", help="one question: passages, scores, prior, posterior, answer")
     parser.add_argument("--root", default=None, help="where the runs are (default: $RAG_EXP_ROOT or ./outputs)")
     given = parser.parse_args(argv)
-    from rag_exp.analysis.inspect import show_question, show_run
+    from rag_exp.show import root_folder, show_question, show_run
 
-    print(show_question(given.root, given.run, given.question) if given.question else show_run(given.root, given.run))
+    root = root_folder(given.root)
+    print(show_question(root, given.run, given.question) if given.question else show_run(root, given.run))
     return 0
 
 
@@ -169,9 +175,10 @@ def diff(argv: list[str]) -> int:
     parser.add_argument("--draws", type=int, default=10_000, help="bootstrap draws (default: 10000)")
     parser.add_argument("--root", default=None, help="where the runs are (default: $RAG_EXP_ROOT or ./outputs)")
     given = parser.parse_args(argv)
-    from rag_exp.analysis.inspect import diff_runs
+    from rag_exp.diff import diff_runs
+    from rag_exp.show import root_folder
 
-    print(diff_runs(given.root, given.a, given.b, given.draws))
+    print(diff_runs(root_folder(given.root), given.a, given.b, given.draws))
     return 0
 
 
@@ -182,14 +189,20 @@ def store(argv: list[str]) -> int:
     parser.add_argument("--force", action="store_true", help="gc: delete also what kept records need")
     parser.add_argument("--dry", action="store_true", help="gc: only say what would be deleted")
     parser.add_argument("--kind", help="only artifacts of this kind")
-    parser.add_argument("--root", default=None, help="where runs/ and store/ are (default: $RAG_EXP_ROOT or ./outputs)")
+    parser.add_argument("--root", default=None, help="where the runs are (default: $RAG_EXP_ROOT or ./outputs)")
+    parser.add_argument("--store", default=None, help="where the store is (default: store/ below the root)")
     given = parser.parse_args(argv)
-    from rag_exp.analysis.inspect import collect_garbage, list_store
+    from pathlib import Path
 
+    from rag_exp.housekeeping import collect_garbage, list_store
+    from rag_exp.show import root_folder
+
+    root = root_folder(given.root)
+    folder = Path(given.store) if given.store else root / "store"
     if given.action == "ls":
-        print(list_store(given.root, given.kind))
+        print(list_store(root, folder, given.kind))
     else:
-        print(collect_garbage(given.root, given.kind, force=given.force, dry=given.dry))
+        print(collect_garbage(root, folder, given.kind, force=given.force, dry=given.dry))
     return 0
 
 

@@ -139,13 +139,15 @@ def compose(overrides: Sequence[str], user: Path | None = None) -> Composed:
     from hydra import compose as hydra_compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
     with composing():
         forced, problems = _checked(overrides, user)
         try:
             composed = hydra_compose("config", overrides=forced)
             plain = OmegaConf.to_container(composed, resolve=True)
+        except InterpolationKeyError as e:
+            raise ConfigError([*problems, _dangling(e)]) from e
         except (HydraException, OmegaConfBaseException) as e:
             raise ConfigError([*problems, _one_line(e)]) from e
     assert isinstance(plain, dict)
@@ -271,13 +273,13 @@ def _parser() -> Any:
 
 
 def _parse(overrides: Sequence[str]) -> list[Any]:
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     parsed, problems = [], []
     for text in overrides:
         try:
             parsed.append(_parser().parse_override(text))
-        except OverrideParseException as e:
+        except HydraException as e:
             problems.append(f"{text}: not a Hydra override (write key=value). {_one_line(e)}")
     if problems:
         raise ConfigError(problems)
@@ -296,7 +298,8 @@ def _checked(overrides: Sequence[str], user: Path | None) -> tuple[list[str], li
         key = parsed.key_or_group
         if parsed.is_sweep_override():
             problems.append(f"{text}: several values need -m (rag-exp run -m {text}).")
-        elif key in groups:
+            continue
+        if key in groups:
             options = group_options(key, user)
             value = parsed.value()
             if value is not None and str(value) not in options and not isinstance(value, dict):
@@ -385,9 +388,18 @@ def _sentence(error: Any) -> str:
         return f"{path}.kind: {tag!r} is no kind of {group}.{did_you_mean(str(tag), known)} Known: {', '.join(known)}."
     if kind == "missing":
         return f"{path}: missing; give {path}=VALUE."
-    message = error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ").rstrip(".")
     message = message[:1].lower() + message[1:]
     return f"{path}: {message}" + ("" if kind in ("value_error", "assertion_error") else f" (given: {given!r})") + "."
+
+
+def _dangling(error: Any) -> str:
+    """One option refers to a key that the chosen options do not have (questions of one corpus with another, say)."""
+    group = error.full_key.split(".")[0]
+    return (
+        f"{error.full_key}: {_one_line(error).split(' full_key')[0]}: this option of {group} goes with another one of the "
+        f"group it refers to. The first line of its file says with which ({group}/ in the configs folder)."
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -148,7 +148,11 @@ def _execute(config: RunConfig, plain: dict[str, Any], steps: RunSteps, folder: 
         # A run's failure belongs into its record, so that the rest of a study goes on and `status` can show it.
         text = str(e) if isinstance(e, RagExpError) else traceback.format_exc()
         record = RunRecord(
-            status="failed", artifacts={}, **facts, error=text, seconds={"run": time.perf_counter() - start}
+            status="failed",
+            artifacts=_keys(steps),
+            **facts,
+            error=text,
+            seconds={"run": time.perf_counter() - start},
         )
     write_record(record, folder.record)
     _tell(record, f"took {record.seconds['run']:.1f} s")

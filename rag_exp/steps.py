@@ -128,6 +128,7 @@ class _Planner:
     def __init__(self, config: RunConfig, digests: ContentDigests, train: Setting, asked: Setting):
         self.config, self.digests, self.train, self.asked = config, digests, train, asked
         self.roles: dict[str, Step] = {}
+        self._made: dict[str, Any] = {}
 
     def plan(self) -> RunSteps:
         train, asked = self.train, self.asked
@@ -168,7 +169,16 @@ class _Planner:
     def precision(self) -> str:
         return self.config.training.resolved_precision(self.config.trainer.accelerator)
 
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, made at the first call: identities read file stamps, which is worth doing once."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
     def passages(self, growth: str) -> Step:
+        return self.once(f"passages {growth}", lambda: self._passages(growth))
+
+    def _passages(self, growth: str) -> Step:
         corpus = self.config.corpus.model_copy(update={"growth": growth, "size": None})
         fields = {"corpus": self.identity(corpus), "chunking": self.config.passages.identity()}
         if growth == "distractor":  # gold documents come first, so the questions decide the order
@@ -176,6 +186,9 @@ class _Planner:
         return _step("passages", fields, {}, partial(builders.passages, self.config, corpus))
 
     def questions(self, growth: str) -> Step:
+        return self.once(f"questions {growth}", lambda: self._questions(growth))
+
+    def _questions(self, growth: str) -> Step:
         return _step(
             "questions",
             self.identity(self.config.questions),
@@ -359,9 +372,13 @@ class _Planner:
 
     def identity(self, options: Options) -> dict[str, Any]:
         """The options' identity, with the content of what they read where they read anything."""
-        content = getattr(options, "content", None)
-        fields = options.identity(SEARCH)
-        return fields if content is None else {**fields, **content(self.digests)}
+
+        def make() -> dict[str, Any]:
+            content = getattr(options, "content", None)
+            fields = options.identity(SEARCH)
+            return fields if content is None else {**fields, **content(self.digests)}
+
+        return self.once(f"{type(options).__name__} {options.model_dump_json()}", make)
 
 
 def _step(kind: str, fields: dict[str, Any], parents: Mapping[str, Step], build: Callable[[Build], None]) -> Step:

@@ -91,8 +91,9 @@ class ContentDigests:
         """
         path = Path(path)
         if path.is_file():
-            found = self._file(path)
+            found = self._file(path.resolve())
         elif path.is_dir():
+            path = path.resolve()  # once, not for each file
             files = sorted({f for p in patterns for f in path.glob(p) if f.is_file() and "__pycache__" not in f.parts})
             found = digest([[f.relative_to(path).as_posix(), self._file(f)] for f in files])
         else:
@@ -103,7 +104,7 @@ class ContentDigests:
     def _file(self, path: Path) -> str:
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
-        name = str(path.resolve())
+        name = str(path)
         known = self._known.get(name)
         if known is not None and known[:2] == stamp:
             return str(known[2])

@@ -1,0 +1,247 @@
+"""How facts are asked: paraphrases for every fact, and the phrases that make two-hop questions of them.
+
+The slot ``{s}`` takes the subject's name or, in two-hop questions, the phrase of a relation ("the town where
+... was born"); so every wording has to read well with both.
+"""
+
+from __future__ import annotations
+
+# fact -> questions
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "person.profession": (
+        "What is the profession of {s}?",
+        "What does {s} do for a living?",
+        "Which trade does {s} follow?",
+        "What is the occupation of {s}?",
+        "By which profession does {s} earn a living?",
+    ),
+    "person.birth_year": (
+        "In which year was {s} born?",
+        "When was {s} born?",
+        "What is the year of birth of {s}?",
+        "Which year saw the birth of {s}?",
+        "In what year did {s} come into the world?",
+    ),
+    "person.instrument": (
+        "Which instrument does {s} play?",
+        "What instrument has {s} learned to play?",
+        "On which instrument can {s} be heard?",
+        "What is the instrument of {s}?",
+        "Which musical instrument is played by {s}?",
+    ),
+    "person.colour": (
+        "What is the favourite colour of {s}?",
+        "Which colour does {s} like best?",
+        "What colour would {s} choose?",
+        "Which colour does {s} prefer to all others?",
+        "Of all colours, which one does {s} like most?",
+    ),
+    "person.birthplace": (
+        "In which town was {s} born?",
+        "Where was {s} born?",
+        "What is the birthplace of {s}?",
+        "In what town did {s} come into the world?",
+        "Which town is the birthplace of {s}?",
+    ),
+    "person.employer": (
+        "Which organisation does {s} work for?",
+        "Who employs {s}?",
+        "Who is the employer of {s}?",
+        "By which organisation is {s} employed?",
+        "On the payroll of which organisation is {s}?",
+    ),
+    "work.genre": (
+        "What kind of work is {s}?",
+        "To which genre does {s} belong?",
+        "What is the genre of {s}?",
+        "As what kind of work is {s} classed?",
+        "What sort of work is {s}?",
+    ),
+    "work.year": (
+        "In which year did {s} come out?",
+        "When was {s} released?",
+        "What is the release year of {s}?",
+        "In what year was {s} first released?",
+        "Which year brought the release of {s}?",
+    ),
+    "work.language": (
+        "In which language was {s} written?",
+        "What is the original language of {s}?",
+        "What language is {s} written in?",
+        "In what language can {s} be read in the original?",
+        "Which language is the manuscript of {s} in?",
+    ),
+    "work.author": (
+        "Who wrote {s}?",
+        "Who is the author of {s}?",
+        "By whom was {s} written?",
+        "Which person wrote {s}?",
+        "Whose work is {s}?",
+    ),
+    "work.setting": (
+        "In which town is {s} set?",
+        "Where does the story of {s} take place?",
+        "What is the setting of {s}?",
+        "In what town do the events of {s} unfold?",
+        "Which town is the scene of {s}?",
+    ),
+    "work.publisher": (
+        "Who published {s}?",
+        "Which organisation published {s}?",
+        "Who is the publisher of {s}?",
+        "By which organisation was {s} published?",
+        "What is the name of the publisher of {s}?",
+    ),
+    "organisation.field": (
+        "In which field is {s} active?",
+        "What is the business of {s}?",
+        "What field has {s} specialised in?",
+        "Which line of business does {s} follow?",
+        "What is the field of {s}?",
+    ),
+    "organisation.founded": (
+        "In which year was {s} founded?",
+        "When was {s} founded?",
+        "What is the founding year of {s}?",
+        "In what year was {s} set up?",
+        "Which year saw the foundation of {s}?",
+    ),
+    "organisation.emblem": (
+        "Which animal is the emblem of {s}?",
+        "What does the emblem of {s} show?",
+        "What animal is on the seal of {s}?",
+        "Which creature did {s} choose for its emblem?",
+        "What is the emblem of {s}?",
+    ),
+    "organisation.staff": (
+        "How many people does {s} employ?",
+        "How many people work for {s}?",
+        "How large is the staff of {s}?",
+        "What is the number of people employed by {s}?",
+        "How many people are on the payroll of {s}?",
+    ),
+    "organisation.headquarters": (
+        "In which town does {s} have its headquarters?",
+        "Where is {s} based?",
+        "In what town is the head office of {s}?",
+        "Which town is home to the headquarters of {s}?",
+        "Where are the headquarters of {s}?",
+    ),
+    "organisation.patron": (
+        "Who is the patron of {s}?",
+        "Which person is the patron of {s}?",
+        "Who acts as patron of {s}?",
+        "What is the name of the patron of {s}?",
+        "Whom does {s} have as its patron?",
+    ),
+    "town.population": (
+        "What is the population of {s}?",
+        "How many people live in {s}?",
+        "How many inhabitants does {s} have?",
+        "How large is the population of {s}?",
+        "What is the number of inhabitants of {s}?",
+    ),
+    "town.export": (
+        "What is the chief export of {s}?",
+        "What does {s} export?",
+        "Which product does {s} live from?",
+        "What do merchants buy in {s}?",
+        "Which goods are the main export of {s}?",
+    ),
+    "town.elevation": (
+        "What is the elevation of {s}?",
+        "How high above the sea does {s} lie?",
+        "At what elevation does {s} lie?",
+        "How far above sea level is {s}?",
+        "What height above the sea was measured for {s}?",
+    ),
+    "town.market_day": (
+        "On which day is the market of {s} held?",
+        "On what day of the week does {s} hold its market?",
+        "Which day is market day in {s}?",
+        "When is the weekly market of {s}?",
+        "What is the market day of {s}?",
+    ),
+    "town.region": (
+        "In which region does {s} lie?",
+        "To which region does {s} belong?",
+        "What region is {s} in?",
+        "Which region is {s} part of?",
+        "In what region can {s} be found?",
+    ),
+    "town.mayor": (
+        "Who is the mayor of {s}?",
+        "What is the name of the mayor of {s}?",
+        "Who holds the office of mayor in {s}?",
+        "Which person is the mayor of {s}?",
+        "Whom did the citizens of {s} elect as mayor?",
+    ),
+    "region.flag": (
+        "What colour is the flag of {s}?",
+        "What is the colour of the flag of {s}?",
+        "Which colour does the flag of {s} have?",
+        "Which colour was chosen for the flag of {s}?",
+        "In what colour is the flag of {s}?",
+    ),
+    "region.bird": (
+        "What is the emblematic bird of {s}?",
+        "Which bird stands for {s}?",
+        "Which bird did {s} choose?",
+        "What bird is on the coins of {s}?",
+        "What is the bird of {s}?",
+    ),
+    "region.mineral": (
+        "What is the chief mineral of {s}?",
+        "Which mineral is mined above all in {s}?",
+        "What do miners in {s} dig for?",
+        "Which mineral is the most important in {s}?",
+        "For deposits of what mineral is {s} known?",
+    ),
+    "region.peak": (
+        "How high is the highest peak of {s}?",
+        "What is the height of the highest peak of {s}?",
+        "To what height does the highest peak of {s} rise?",
+        "What height does {s} reach at its highest peak?",
+        "How far above the sea is the highest peak of {s}?",
+    ),
+    "region.districts": (
+        "How many districts does {s} have?",
+        "Into how many districts is {s} divided?",
+        "What is the number of districts of {s}?",
+        "How many districts are there in {s}?",
+        "Of how many districts does {s} consist?",
+    ),
+    "region.governor": (
+        "Who is the governor of {s}?",
+        "Who governs {s}?",
+        "What is the name of the governor of {s}?",
+        "Which person is the governor of {s}?",
+        "Who holds the office of governor in {s}?",
+    ),
+}
+
+# relation -> phrases that stand for the linked entity, the inner part of a two-hop question
+LINK_PHRASES: dict[str, tuple[str, ...]] = {
+    "person.birthplace": ("the town where {s} was born", "the birthplace of {s}", "the native town of {s}"),
+    "person.employer": ("the organisation that {s} works for", "the employer of {s}", "the organisation employing {s}"),
+    "work.author": ("the author of {s}", "the person who wrote {s}", "the writer of {s}"),
+    "work.setting": ("the town in which {s} is set", "the town where {s} takes place", "the setting of {s}"),
+    "work.publisher": (
+        "the publisher of {s}",
+        "the organisation that published {s}",
+        "the organisation that brought out {s}",
+    ),
+    "organisation.headquarters": (
+        "the town where {s} has its headquarters",
+        "the home town of {s}",
+        "the town in which {s} is based",
+    ),
+    "organisation.patron": (
+        "the patron of {s}",
+        "the person who is patron of {s}",
+        "the person acting as patron of {s}",
+    ),
+    "town.region": ("the region that {s} lies in", "the region to which {s} belongs", "the region around {s}"),
+    "town.mayor": ("the mayor of {s}", "the person who is mayor of {s}", "the person elected mayor in {s}"),
+    "region.governor": ("the governor of {s}", "the person who governs {s}", "the person governing {s}"),
+}

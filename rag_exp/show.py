@@ -1,0 +1,128 @@
+"""``rag-exp show``: a run, or one question of it, in the terminal; and how a run is found by its name."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from rag_exp.core.errors import DataError, did_you_mean
+from rag_exp.core.record import RunRecord, read_record
+
+TEXT_WIDTH = 100
+
+
+def root_folder(given: str | None) -> Path:
+    """Where runs/ and store/ are: as given, else ``RAG_EXP_ROOT``, else ./outputs."""
+    return Path(given or os.environ.get("RAG_EXP_ROOT", "outputs"))
+
+
+def find_run(root: Path, name: str) -> RunRecord:
+    """The record of the run whose id begins with ``name``.
+
+    Raises:
+        DataError: none or several begin so.
+    """
+    found = sorted(f for f in (root / "runs").glob("*/record.json") if f.parent.name.startswith(name))
+    if len(found) == 1:
+        return read_record(found[0])
+    if found:
+        raise DataError(f"{name}: {len(found)} runs begin so: {', '.join(f.parent.name[:12] for f in found[:5])}.")
+    known = [f.parent.name[:12] for f in (root / "runs").glob("*/record.json")]
+    hint = did_you_mean(name[:12], known) or (f" There are {len(known)}." if known else "")
+    raise DataError(f"{name}: no run under {root / 'runs'} begins so.{hint} Elsewhere? Give --root DIR.")
+
+
+def artifact_folder(root: Path, record: RunRecord, role: str) -> Path:
+    """The folder of one of the run's artifacts.
+
+    Raises:
+        DataError: the run has no such artifact, or it is no longer in the store.
+    """
+    if role not in record.artifacts:
+        raise DataError(f"run {record.run_id[:12]} ({record.arm}, {record.status}) has no {role}.")
+    kind = role.removeprefix("train_").removeprefix("evaluation_")
+    name = Path(kind) / record.artifacts[role]
+    own = root / "runs" / record.run_id / "store"  # of a run with paths.reuse=false
+    for store in (root / "store", Path(record.config["paths"]["store"]), own):
+        if (store / "objects" / name / "artifact.json").is_file():
+            return store / "objects" / name
+    raise DataError(f"run {record.run_id[:12]}: its {role} is no longer in the store. Run it again to rebuild it.")
+
+
+def show_run(root: Path, name: str) -> str:
+    """A run in one screen: sizes, metrics, costs, notes."""
+    return "\n".join(_run(find_run(root, name)))
+
+
+def _run(record: RunRecord) -> Iterator[str]:
+    yield f"run {record.run_id}  {record.arm}, {record.status}, seed {record.seed}, {record.created}"
+    if record.command:
+        yield f"command  {record.command}"
+    yield f"commit   {record.commit or 'unknown (not run from a checkout)'}"
+    if record.error:
+        yield "error"
+        yield textwrap.indent(record.error.rstrip(), "  ")
+    for title, values in (("sizes", record.sizes), ("metrics", record.metrics), ("FLOPs", record.flops)):
+        if not values:
+            continue
+        yield title
+        for key, value in values.items():
+            reason = record.nulls.get(key) or record.nulls.get(f"flops.{key}", "")
+            yield f"  {key:28} {_number(value)}{'  ' + reason if value is None else ''}"
+    if record.seconds:
+        yield "seconds  " + ", ".join(f"{k} {v:.1f}" for k, v in record.seconds.items())
+    yield from (f"note     {note}" for note in record.notes)
+
+
+def show_question(root: Path, name: str, question: str) -> str:
+    """One question of a run: passages with score, prior, posterior and nats, and the answer.
+
+    Raises:
+        DataError: no such run or question, or its artifacts are gone.
+    """
+    record = find_run(root, name)
+    from rag_exp.data.passages import PassageTable
+    from rag_exp.evaluation.predictions import read_predictions
+
+    table = read_predictions(artifact_folder(root, record, "evaluation") / "predictions.parquet")
+    ids = table.column("id").to_pylist()
+    if question not in ids:
+        raise DataError(f"run {record.run_id[:12]} has no question {question!r}.{did_you_mean(question, ids)} First: {ids[0]}.")
+    row = {column: table.column(column)[ids.index(question)].as_py() for column in table.column_names}
+    role = "evaluation_passages" if "evaluation_passages" in record.artifacts else "passages"
+    passages = PassageTable.open(artifact_folder(root, record, role)) if row["rows"] or row["gold"] else None
+    return "\n".join(_question(record, row, passages))
+
+
+def _question(record: RunRecord, row: dict, passages: object) -> Iterator[str]:
+    yield f"run {record.run_id[:12]} ({record.arm})  question {row['id']}"
+    yield f"question   {row['question']}"
+    yield f"answers    {' | '.join(row['answers'])}"
+    yield f"predicted  {row['prediction']!r}  EM {_number(row['em'])}  F1 {_number(row['f1'])}"
+    yield f"nll        {row['nll']:.3f} nats over {row['target_tokens']} tokens"
+    gold = set(row["gold"])
+    found = row["rows"] or []
+    columns = [row[c] or [None] * len(found) for c in ("scores", "prior", "posterior", "passage_nll")]
+    if found:
+        yield f"{'':4}{'row':>8} {'score':>9} {'prior':>8} {'posterior':>9} {'nats':>8}"
+    texts = passages.texts(found) if found else []  # type: ignore[attr-defined]
+    for rank, (passage, (title, text), *numbers) in enumerate(zip(found, texts, *columns, strict=True), start=1):
+        score, prior, posterior, nats = (_number(n) for n in numbers)
+        yield f"{rank:>3} {passage:>8} {score:>9} {prior:>8} {posterior:>9} {nats:>8}{'  gold' if passage in gold else ''}"
+        yield textwrap.indent(textwrap.fill(f"{title}: {text}", TEXT_WIDTH), " " * 13)
+    missed = [g for g in row["gold"] if g not in set(found)]
+    if missed:
+        yield "gold passages that were not read"
+        for passage, (title, text) in zip(missed, passages.texts(missed), strict=True):  # type: ignore[attr-defined]
+            yield f"    {passage:>8}"
+            yield textwrap.indent(textwrap.fill(f"{title}: {text}", TEXT_WIDTH), " " * 13)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}" if abs(value) < 1e12 else f"{value:.3g}"
+    return f"{value:.4g}"

@@ -1,0 +1,149 @@
+"""What a run's identity holds, and what it does not."""
+
+import pytest
+
+from rag_exp import config as configs
+from rag_exp.core.errors import ConfigError
+from rag_exp.core.fingerprint import ContentDigests
+from rag_exp.steps import plan_run
+
+DIGESTS = ContentDigests()
+
+
+def steps(*overrides):
+    return plan_run(configs.compose(["debug=tiny", *overrides]).run, DIGESTS)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return steps()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.threads=2",
+        "trainer.progress=true",
+        "trainer.checkpoint_every=7",
+        "evaluation.batch_size=3",
+        "logger=csv",
+        "paths.root=elsewhere",
+        "corpus.size=1200",  # the whole corpus, written as a number
+        "corpus.size=999999",
+        "evaluation.corpus_size=1200",
+        "evaluation.k=3",
+        "evaluation.source=index",
+        "index@evaluation.index=flat",
+        "prompt.passage_order=reverse",  # no order exists where each passage is read by itself
+    ],
+)
+def test_what_cannot_change_a_result_is_not_in_the_id(base, override):
+    assert steps(override).run_id == base.run_id
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "generator.size=s1",
+        "optim.lr=0.001",
+        "training.batch_size=5",
+        "training.precision=bf16",
+        "prompt.template='Q {question} {passages}'",
+        "retrieval.k=2",
+        "retriever.temperature=2",
+        "retriever.warmup.steps=5",
+        "corpus.size=600",
+        "corpus.world_seed=1",
+        "evaluation.split=test",
+        "evaluation.questions=10",
+        "evaluation.decode=none",
+        "objective=rag_token",
+        "tokenizer.vocab_size=420",
+    ],
+)
+def test_what_can_change_a_result_is_in_the_id(base, override):
+    assert steps(override).run_id != base.run_id
+
+
+def test_evaluation_settings_share_the_checkpoint(base):
+    for override in ("evaluation.corpus_size=600", "evaluation.k=2", "index@evaluation.index=bm25", "evaluation.source=random"):
+        other = steps(override)
+        assert other.run_id != base.run_id
+        assert other.roles["checkpoint"].key == base.roles["checkpoint"].key
+
+
+def test_a_training_setting_changes_the_checkpoint_but_not_the_warmups(base):
+    other = steps("corpus.size=600")
+    assert other.roles["checkpoint"].key != base.roles["checkpoint"].key
+    for role in ("passages", "tokenizer", "encoder", "reader_warmup"):
+        assert other.roles[role].key == base.roles[role].key
+
+
+def test_search_parameters_belong_to_the_topk():
+    a, b = steps("index=ivf", "index.nprobe=1"), steps("index=ivf", "index.nprobe=2")
+    assert a.roles["index"].key == b.roles["index"].key
+    assert a.roles["topk"].key != b.roles["topk"].key
+
+
+def test_a_closed_book_run_knows_no_index(base):
+    a = steps("retrieval=closed_book")
+    b = steps("retrieval=closed_book", "index=bm25", "corpus.size=600", "encoder.dims=24", "retrieval.k=2")
+    assert a.run_id == b.run_id != base.run_id
+    assert not {"index", "train_index", "topk", "encoder"} & set(a.roles)
+
+
+def test_an_oracle_run_knows_no_encoder():
+    a, b = steps("retrieval=oracle"), steps("retrieval=oracle", "encoder.dims=24", "index=bm25")
+    assert a.run_id == b.run_id
+    assert "encoder" not in a.roles
+
+
+def test_bm25_needs_no_encoder():
+    assert "encoder" not in steps("index=bm25").roles
+
+
+def test_files_count_by_content_not_by_place(tmp_path):
+    def plan(folder):
+        folder.mkdir()
+        (folder / "p.jsonl").write_text('{"id": "1", "title": "t", "text": "x"}\n{"id": "2", "title": "t", "text": "y"}\n')
+        (folder / "q.jsonl").write_text('{"question": "x?", "answers": ["x"], "gold": ["1"]}\n')
+        return (f"corpus=jsonl questions=jsonl corpus.files={folder}/p.jsonl retrieval.k=1 "
+                f"questions.files.train={folder}/q.jsonl questions.files.dev={folder}/q.jsonl").split()  # fmt: skip
+
+    def run_id(overrides):
+        return plan_run(configs.compose(overrides).run, DIGESTS).run_id
+
+    a, b = plan(tmp_path / "a"), plan(tmp_path / "b")
+    assert run_id(a) == run_id(b)
+    with (tmp_path / "b" / "p.jsonl").open("a") as f:
+        f.write('{"id": "3", "title": "t", "text": "z"}\n')
+    assert run_id(a) != run_id(b)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["retrieval.k=5000"], "5000 passages cannot be read from a corpus of 1200"),
+        (["evaluation.corpus_size=2", "evaluation.k=3"], "raise evaluation.corpus_size"),
+        (["index=ivf", "index.nlist=64"], "39"),
+        (["retrieval=closed_book", "evaluation.source=index"], "trained without passages"),
+        (["retriever=query", "index=bm25"], "no encoder to train"),
+        (["retriever=both", "retrieval=oracle"], "does not retrieve"),
+    ],
+)
+def test_what_is_wrong_across_fields_is_said_before_any_work(overrides, says):
+    with pytest.raises(ConfigError) as e:
+        steps(*overrides)
+    assert any(says in p for p in e.value.problems), e.value.problems
+
+
+def test_a_missing_file_is_said_before_any_work():
+    with pytest.raises(ConfigError, match=r"corpus\.files.*absent\.jsonl"):
+        plan_run(configs.compose(["corpus=jsonl", "corpus.files=absent.jsonl"]).run, DIGESTS)
+
+
+def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
+    other = steps("evaluation.growth=distractor")
+    assert other.roles["evaluation_passages"].key != base.roles["passages"].key
+    assert other.roles["checkpoint"].key == base.roles["checkpoint"].key
