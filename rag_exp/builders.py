@@ -293,7 +293,7 @@ def _blocks(build: Build, shard: Callable[[int], Step], size: int) -> tuple[list
 
 
 def _encoder(config: RunConfig, build: Build, role: str) -> Encoder:
-    """The encoder of ``role``: the trained one where a checkpoint holds it, else the warmed-up one, else as it comes."""
+    """The encoder of ``role``: the checkpoint's where it holds one, else the warmed-up one, else as it comes."""
     parents = build.step.parents
     if "checkpoint" in parents:
         folder = build.parent("checkpoint").path / f"{role}_encoder"

@@ -177,7 +177,7 @@ def validate(plain: dict[str, Any]) -> RunConfig:
 
 
 def sweep_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Tell plain overrides from sweeps: ``a=1,2`` -> the axis ``{"a": ["1", "2"]}`` (Hydra's grammar: choice, range, glob).
+    """Tell plain overrides from sweeps: ``a=1,2`` -> the axis ``{"a": ["1", "2"]}`` (Hydra's grammar).
 
     Raises:
         ConfigError: an override that Hydra's grammar does not know.
@@ -397,8 +397,8 @@ def _dangling(error: Any) -> str:
     """One option refers to a key that the chosen options do not have (questions of one corpus with another, say)."""
     group = error.full_key.split(".")[0]
     return (
-        f"{error.full_key}: {_one_line(error).split(' full_key')[0]}: this option of {group} goes with another one of the "
-        f"group it refers to. The first line of its file says with which ({group}/ in the configs folder)."
+        f"{error.full_key}: {_one_line(error).split(' full_key')[0]}: this option of {group} goes with another one "
+        f"of the group it refers to. The first line of its file says with which ({group}/ in the configs folder)."
     )
 
 

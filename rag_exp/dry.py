@@ -110,7 +110,8 @@ def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Itera
         targets = n * config.prompt.max_answer_tokens
         bound = TokenCounts(n, n * context, targets, n * context, 0, n * context**2, 0, 0)
         flops = training_flops(bound, config.generator.sizes())
-        yield f"{role:13} {count} steps x {batch} questions x {rows} prompts: <= {n * context:,} tokens, <= {flops:.3g} FLOPs"
+        bounds = f"<= {n * context:,} tokens, <= {flops:.3g} FLOPs"
+        yield f"{role:13} {count} steps x {batch} questions x {rows} prompts: {bounds}"
 
 
 def _study(plan: Study) -> Iterator[str]:
@@ -118,7 +119,8 @@ def _study(plan: Study) -> Iterator[str]:
     yield f"study {plan.name}: {len(plan.points)} runs"
     for point, state, _ in rows:
         where = " ".join(f"{k}={v}" for k, v in point.axes.items())
-        yield f"  {point.run_id[:12]}  {state:8} {arm(point.steps):12} N={point.config.generator.non_embedding():<10,} {where}"
+        size = f"N={point.config.generator.non_embedding():<10,}"
+        yield f"  {point.run_id[:12]}  {state:8} {arm(point.steps):12} {size} {where}"
     yield ""
     yield "artifacts"
     store = Store(plan.points[0].config.paths.store)

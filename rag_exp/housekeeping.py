@@ -25,7 +25,8 @@ def _listed(root: Path, store_folder: Path, kind: str | None) -> Iterator[str]:
     for e in sorted(entries, key=lambda e: (e["kind"], e.get("created", ""))):
         seconds = f"{e['seconds']:.1f} s" if "seconds" in e else "damaged"
         mb = e["bytes"] / 1e6
-        yield f"{e['kind']:14} {e['key'][:12]} {mb:>10.2f} {seconds:>10} {len(users.get(e['key'], ())):>5}  {e.get('created', '')}"
+        used = len(users.get(e["key"], ()))
+        yield f"{e['kind']:14} {e['key'][:12]} {mb:>10.2f} {seconds:>10} {used:>5}  {e.get('created', '')}"
     total = sum(e["bytes"] for e in entries) / 1e6
     free = sum(e["bytes"] for e in entries if not users.get(e["key"])) / 1e6
     yield f"{len(entries)} artifacts, {total:,.1f} MB in {store_folder}; {free:,.1f} MB that no record needs"

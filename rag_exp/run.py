@@ -241,7 +241,7 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
 def _add_search(
     metrics: dict[str, float | None], nulls: dict[str, str], topk: dict[str, Any], index: dict[str, Any], which: str
 ) -> None:
-    """Add what is known of the search: recall against exact search, speed, size; null with a reason where there is none."""
+    """Add what is known of the search (recall against exact search, speed, size), or why it is not."""
     recall = topk.get("recall") or {}
     found = {
         "index_recall@1": recall.get("1"),

@@ -89,7 +89,9 @@ def show_question(root: Path, name: str, question: str) -> str:
     table = read_predictions(artifact_folder(root, record, "evaluation") / "predictions.parquet")
     ids = table.column("id").to_pylist()
     if question not in ids:
-        raise DataError(f"run {record.run_id[:12]} has no question {question!r}.{did_you_mean(question, ids)} First: {ids[0]}.")
+        raise DataError(
+            f"run {record.run_id[:12]} has no question {question!r}.{did_you_mean(question, ids)} First: {ids[0]}."
+        )
     row = {column: table.column(column)[ids.index(question)].as_py() for column in table.column_names}
     role = "evaluation_passages" if "evaluation_passages" in record.artifacts else "passages"
     passages = PassageTable.open(artifact_folder(root, record, role)) if row["rows"] or row["gold"] else None
@@ -110,7 +112,8 @@ def _question(record: RunRecord, row: dict, passages: object) -> Iterator[str]:
     texts = passages.texts(found) if found else []  # type: ignore[attr-defined]
     for rank, (passage, (title, text), *numbers) in enumerate(zip(found, texts, *columns, strict=True), start=1):
         score, prior, posterior, nats = (_number(n) for n in numbers)
-        yield f"{rank:>3} {passage:>8} {score:>9} {prior:>8} {posterior:>9} {nats:>8}{'  gold' if passage in gold else ''}"
+        mark = "  gold" if passage in gold else ""
+        yield f"{rank:>3} {passage:>8} {score:>9} {prior:>8} {posterior:>9} {nats:>8}{mark}"
         yield textwrap.indent(textwrap.fill(f"{title}: {text}", TEXT_WIDTH), " " * 13)
     missed = [g for g in row["gold"] if g not in set(found)]
     if missed:

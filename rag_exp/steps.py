@@ -243,7 +243,7 @@ class _Planner:
         return {"passages": self.passages(growth), "questions": self.questions(growth)}
 
     def index(self, setting: Setting, trained: dict[str, Step]) -> Step:
-        """An index over the setting's corpus; ``trained`` holds the checkpoint whose passage encoder made the vectors."""
+        """An index over the setting's corpus; ``trained``: the checkpoint whose passage encoder made the vectors."""
         fields: dict[str, Any] = {"index": setting.index.identity(SEARCH), "size": setting.size}
         parents = {"passages": self.passages(setting.growth)}
         if setting.uses_vectors:
@@ -388,7 +388,7 @@ def _step(kind: str, fields: dict[str, Any], parents: Mapping[str, Step], build:
 def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
     """What is wrong across fields, as far as it can be known before anything is read: one sentence each."""
     corpus = config.corpus.problems()
-    found = [*corpus, *config.questions.problems()]
+    found = [*corpus, *config.questions.problems(), *config.questions.misfits(config.corpus)]
     for component in (config.encoder, config.generator):
         found += component.problems() if hasattr(component, "problems") else []
     known = None if corpus else config.corpus.count()

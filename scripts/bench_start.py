@@ -15,7 +15,15 @@ COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "rag-exp --help": [sys.executable, "-m", "rag_exp.cli", "--help"],
     "rag-exp run --dry": [sys.executable, "-m", "rag_exp.cli", "run", "--dry"],
-    "rag-exp run --dry -m study=quickstart": [sys.executable, "-m", "rag_exp.cli", "run", "--dry", "-m", "study=quickstart"],
+    "rag-exp run --dry -m study=quickstart": [
+        sys.executable,
+        "-m",
+        "rag_exp.cli",
+        "run",
+        "--dry",
+        "-m",
+        "study=quickstart",
+    ],
 }
 
 
@@ -28,7 +36,8 @@ def main() -> None:
                 subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
                 times.append(time.perf_counter() - start)
             times = times[1:]  # the first fills the disk cache
-            print(f"{name:40} median {statistics.median(times):.2f} s  ({min(times):.2f} to {max(times):.2f}, {RUNS} runs)")
+            spread = f"{min(times):.2f} to {max(times):.2f}, {RUNS} runs"
+            print(f"{name:40} median {statistics.median(times):.2f} s  ({spread})")
 
 
 if __name__ == "__main__":

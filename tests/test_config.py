@@ -114,7 +114,8 @@ def test_naming_and_dry_running_import_nothing_heavy():
 import sys
 from rag_exp import config, study
 plan = study.expand(["generator.size=s1"])
-heavy = [m for m in ("torch", "pytorch_lightning", "transformers", "scipy", "pandas", "faiss", "sklearn") if m in sys.modules]
+names = ("torch", "pytorch_lightning", "transformers", "scipy", "pandas", "faiss", "sklearn")
+heavy = [m for m in names if m in sys.modules]
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -25,7 +25,13 @@ ALLOWED = {  # beside the rule, each with its reason
     ("study", "run"),  # a study runs runs
     ("evaluation", "training"),  # evaluation reads passages as training does, on the same machine options
 }
-ONLY_IN = {"faiss": {"retrieval"}, "ray": {"retrieval"}, "hydra": {"config"}, "omegaconf": {"config"}, "wandb": {"training"}}
+ONLY_IN = {
+    "faiss": {"retrieval"},
+    "ray": {"retrieval"},
+    "hydra": {"config"},
+    "omegaconf": {"config"},
+    "wandb": {"training"},
+}
 
 
 def imports(file: Path):

@@ -46,7 +46,9 @@ def records(folder: Path):
 
 
 def predictions(folder: Path, record):
-    return pq.read_table(folder / "outputs" / "store" / "objects" / "evaluation" / record.artifacts["evaluation"] / "predictions.parquet")
+    return pq.read_table(
+        folder / "outputs" / "store" / "objects" / "evaluation" / record.artifacts["evaluation"] / "predictions.parquet"
+    )
 
 
 def kinds(folder: Path, kind: str):
@@ -200,7 +202,11 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen:
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "rag_exp.cli", "run", *overrides], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "rag_exp.cli", "run", *overrides],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -224,7 +230,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     (a,), (b,) = records(tmp_path / "killed"), records(tmp_path / "unbroken")
     assert a.run_id == b.run_id
     for role in ("reader_warmup", "checkpoint"):
-        weights = [tmp_path / n / "outputs/store/objects" / role / a.artifacts[role] / "model.safetensors" for n in ("killed", "unbroken")]
+        weights = [
+            tmp_path / n / "outputs/store/objects" / role / a.artifacts[role] / "model.safetensors"
+            for n in ("killed", "unbroken")
+        ]
         assert weights[0].read_bytes() == weights[1].read_bytes()
     assert predictions(tmp_path / "killed", a).equals(predictions(tmp_path / "unbroken", b))
     assert a.metrics["nll"] == b.metrics["nll"]

@@ -67,7 +67,12 @@ def test_what_can_change_a_result_is_in_the_id(base, override):
 
 
 def test_evaluation_settings_share_the_checkpoint(base):
-    for override in ("evaluation.corpus_size=600", "evaluation.k=2", "index@evaluation.index=bm25", "evaluation.source=random"):
+    for override in (
+        "evaluation.corpus_size=600",
+        "evaluation.k=2",
+        "index@evaluation.index=bm25",
+        "evaluation.source=random",
+    ):
         other = steps(override)
         assert other.run_id != base.run_id
         assert other.roles["checkpoint"].key == base.roles["checkpoint"].key
@@ -106,7 +111,9 @@ def test_bm25_needs_no_encoder():
 def test_files_count_by_content_not_by_place(tmp_path):
     def plan(folder):
         folder.mkdir()
-        (folder / "p.jsonl").write_text('{"id": "1", "title": "t", "text": "x"}\n{"id": "2", "title": "t", "text": "y"}\n')
+        (folder / "p.jsonl").write_text(
+            '{"id": "1", "title": "t", "text": "x"}\n{"id": "2", "title": "t", "text": "y"}\n'
+        )
         (folder / "q.jsonl").write_text('{"question": "x?", "answers": ["x"], "gold": ["1"]}\n')
         return (f"corpus=jsonl questions=jsonl corpus.files={folder}/p.jsonl retrieval.k=1 "
                 f"questions.files.train={folder}/q.jsonl questions.files.dev={folder}/q.jsonl").split()  # fmt: skip
@@ -127,6 +134,7 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["retrieval.k=5000"], "5000 passages cannot be read from a corpus of 1200"),
         (["evaluation.corpus_size=2", "evaluation.k=3"], "raise evaluation.corpus_size"),
         (["index=ivf", "index.nlist=64"], "39"),
+        (["questions.world_seed=3"], "both must describe one world"),
         (["retrieval=closed_book", "evaluation.source=index"], "trained without passages"),
         (["retriever=query", "index=bm25"], "no encoder to train"),
         (["retriever=both", "retrieval=oracle"], "does not retrieve"),

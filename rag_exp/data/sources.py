@@ -108,6 +108,10 @@ class CorpusOptions(Options):
 class QuestionOptions(Options):
     """Base of every question source."""
 
+    def misfits(self, corpus: CorpusOptions) -> list[str]:
+        """Why these questions cannot be asked of ``corpus``, as far as the options tell: finished sentences."""
+        return []
+
     def problems(self) -> list[str]:
         """What can be seen to be wrong without work (a missing file or package): finished sentences naming the key."""
         return []

@@ -139,6 +139,19 @@ class ClosedWorldQuestions(WorldOptions, QuestionOptions):
                 raise ValueError(f"{split}={getattr(self, split)} questions, but {split}_share=0 holds no entities.")
         return self
 
+    def misfits(self, corpus: CorpusOptions) -> list[str]:
+        """Fields in which the two describe different worlds."""
+        if not isinstance(corpus, WorldOptions):
+            return [
+                f"questions: closed_world asks about the generated world; use corpus=closed_world, not {corpus.kind}."
+            ]  # type: ignore[attr-defined]
+        return [
+            f"questions.{name}: {getattr(self, name)!r}, but corpus.{name} is {getattr(corpus, name)!r}: "
+            "both must describe one world. Set it on the corpus alone; the questions follow."
+            for name in WorldOptions.model_fields
+            if getattr(self, name) != getattr(corpus, name)
+        ]
+
     def problems(self) -> list[str]:
         """Names in ``kinds`` that are no kind of question of this number of hops."""
         if not self.kinds:
