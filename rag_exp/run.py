@@ -6,7 +6,9 @@ goes on from what the store holds; two processes that start one run at once do i
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +30,8 @@ from rag_exp.core.store import Artifact, Store
 from rag_exp.steps import RunSteps, plan_run, setting_problems
 
 log = logging.getLogger(__name__)
+
+PLAN = "RAG_EXP_PLAN"  # environment variable: the plan.json of the study in progress
 
 PACKAGES = (  # those whose version can change a number
     "rag-exp",
@@ -76,17 +80,6 @@ class RunFolder:
             return True
 
 
-@dataclass
-class Progress:
-    """How far a study is; runs in other processes do not know it."""
-
-    total: int
-    done: int = 0
-
-
-progress: Progress | None = None
-
-
 def job(cfg: Any) -> dict[str, str | None]:
     """What Hydra calls for each run. Never raises for a failed run: the record says it."""
     plain = configs.plain_of(cfg)
@@ -117,7 +110,7 @@ def execute(config: RunConfig, plain: dict[str, Any], steps: RunSteps) -> RunRec
         if folder.record.is_file():
             known = read_record(folder.record)
             if known.status == "finished":
-                _tell(known, "was finished already")
+                _tell(known, "was finished already", folder.root)
                 return known
         return _execute(config, plain, steps, folder)
     finally:
@@ -144,6 +137,7 @@ def _execute(config: RunConfig, plain: dict[str, Any], steps: RunSteps, folder: 
         record = RunRecord(status="finished", artifacts=_keys(steps), **facts, **_measured(config, steps, store))
         record.seconds["run"] = time.perf_counter() - start
         record.notes.extend(e for e in store.events if "damaged" in e)
+        record.notes.extend(_left_out(steps, store))
     except Exception as e:
         # A run's failure belongs into its record, so that the rest of a study goes on and `status` can show it.
         text = str(e) if isinstance(e, RagExpError) else traceback.format_exc()
@@ -155,11 +149,11 @@ def _execute(config: RunConfig, plain: dict[str, Any], steps: RunSteps, folder: 
             seconds={"run": time.perf_counter() - start},
         )
     write_record(record, folder.record)
-    _tell(record, f"took {record.seconds['run']:.1f} s")
+    _tell(record, f"took {record.seconds['run']:.1f} s", folder.root)
     if record.status == "finished":
         from rag_exp.training.loggers import mirror
 
-        mirror(config.logger, record)
+        mirror(config.logger, record, config.paths.root / "logs")
     return record
 
 
@@ -171,6 +165,19 @@ def arm(steps: RunSteps) -> str:
     if asked.source in ("oracle", "random"):
         return asked.source
     return "bm25" if asked.index.kind == "bm25" else "dense"
+
+
+def _left_out(steps: RunSteps, store: Store) -> list[str]:
+    """What was not read as the recipe has it: a reader of the record should know."""
+    found = []
+    for role in ("reader_warmup", "checkpoint"):
+        made = store.info(steps.roles[role]) if role in steps.roles else None
+        if made is not None and made.stats["left_out"]:
+            found.append(f"{role}: {made.stats['left_out']} questions were left out, having no passage to read")
+    asked = store.info(steps.evaluation)
+    if asked is not None and asked.stats["closed_book"] and steps.asked.source != "none":
+        found.append(f"evaluation: {asked.stats['closed_book']} questions had no passage and were asked closed book")
+    return found
 
 
 def _keys(steps: RunSteps) -> dict[str, str]:
@@ -312,11 +319,18 @@ def announce(plan: Any, records: Sequence[RunRecord | None]) -> None:
         _say(f"next: rag-exp fit study={plan.name} && rag-exp report study={plan.name}")
 
 
-def _tell(record: RunRecord, how: str) -> None:
-    count = ""
-    if progress is not None:
-        progress.done += 1
-        count = f"[{progress.done}/{progress.total}] "
+def _count(root: Path) -> str:
+    """``[3/24] ``: how many runs of the study in progress have a record. The plan is found by an environment
+    variable, which the processes of any launcher on this machine inherit."""
+    plan = os.environ.get(PLAN)
+    if plan is None or not Path(plan).is_file():
+        return ""
+    ids = [run["run_id"] for run in json.loads(Path(plan).read_text(encoding="utf-8"))["runs"]]
+    return f"[{sum(RunFolder(root, id).record.is_file() for id in ids)}/{len(ids)}] "
+
+
+def _tell(record: RunRecord, how: str, root: Path) -> None:
+    count = _count(root)
     if record.status == "failed":
         _say(f"{count}run {record.run_id[:12]} FAILED: {(record.error or '').strip().splitlines()[-1]}")
         return

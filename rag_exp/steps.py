@@ -215,13 +215,11 @@ class _Planner:
 
     @cached_property
     def encoder_step(self) -> Step | None:
-        """The warmed-up encoder; None where no vectors are searched, or the encoder is used as it comes."""
+        """The encoder after its warm-up (for a pretrained one: calibration alone); None where no vectors are searched."""
         config = self.config
         if not (self.train.uses_vectors or self.asked.uses_vectors):
             return None
         warmup = config.retriever.warmup.resolved(config.encoder)
-        if warmup.steps == 0 and not config.encoder.needs_tokenizer:
-            return None  # a pretrained encoder as it comes
         return _step(
             "encoder",
             {
@@ -319,7 +317,8 @@ class _Planner:
         shard: Callable[[int], Step] | None = None
         if train.source == "index":
             self.roles["train_index"] = self.index(train, {})
-        training = {k: v for k, v in config.training.identity().items() if k not in ("warmup", "precision", "lr")}
+        elsewhere = ("warmup", "precision", "lr", "retriever_lr")
+        training = {k: v for k, v in config.training.identity().items() if k not in elsewhere}
         fields = {
             **common,
             "prompt": config.prompt.identity_for(config.objective.joint),
@@ -335,6 +334,7 @@ class _Planner:
             fields |= {
                 "encoder": self.identity(config.encoder),
                 "train": config.retriever.train,
+                "retriever_lr": config.training.retriever_lr,
                 "refresh_every": config.retriever.refresh_every if config.retriever.train == "both" else None,
                 "search": train.index.only(SEARCH),
                 "size": train.size,
@@ -405,6 +405,11 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         where = f"retriever.train: {config.retriever.train}"
         if train.source == "index" and train.index.needs != "vectors":
             found.append(f"{where}: index={train.index.kind} has no encoder to train; use retriever.train=frozen.")
+        if config.objective.joint:
+            found.append(
+                f"{where}: objective={config.objective.kind} reads all passages in one prompt and has no prior, so the "
+                "retriever would get no gradient; use retriever.train=frozen."
+            )
         if train.source in ("oracle", "random"):
             found.append(f"{where}: retrieval.source={train.source} does not retrieve; use retriever.train=frozen.")
     return list(dict.fromkeys(found))
@@ -419,6 +424,8 @@ def setting_problems(setting: Setting, size: int | None, where: str) -> list[str
     found: list[str] = []
     if setting.source in ("none", "oracle"):
         return found
+    if size == 0:
+        return ["corpus: it is empty; there is nothing to retrieve from. Look into its files."]
     if setting.k < 1:
         found.append(f"retrieval.k: {setting.k} passages cannot be read from source {setting.source}; give k >= 1.")
     if size is not None and setting.k > size:

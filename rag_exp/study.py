@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import ConfigError, DataError, RagExpError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.record import RunRecord, read_record
-from rag_exp.run import RunFolder
+from rag_exp.run import PLAN, RunFolder
 from rag_exp.steps import RunSteps, plan_run
 
 KEYS = {"name", "description", "metric", "base", "grids", "forms"}
@@ -205,6 +206,9 @@ def run_study(study: Study, task: Callable[[Any], Any], user: Path | None, comma
     Returns:
         the record of every point, in the plan's order; None where a run left none.
     """
+    if study.name != "sweep":
+        write_plan(study, command)
+        os.environ[PLAN] = str((study.folder / "plan.json").resolve())
     for grid in study.grids:
         if any(_record(study.root, run_id) is None or _failed(study.root, run_id) for run_id in grid.run_ids):
             configs.job(task, [*grid.overrides(), *study.launcher], user, multirun=bool(grid.axes))

@@ -1,1 +1,64 @@
-"""."""
+"""Laws: functional forms fitted to the records of a study, with certified optima and honest intervals.
+
+A form is a floor plus signed terms, each a coefficient times a power (or the logarithm) of an axis::
+
+    from rag_exp.laws import fit
+
+    law = fit("joint", {"N": N, "M": M, "loss": loss}, bootstrap=500)
+    law.params["alpha"], law.intervals["alpha"]
+    law.predict({"N": [1e7], "M": [1e5]}, interval=0.95)
+
+Names load on first use, so importing this package costs nothing (numpy comes with the first fit).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rag_exp.laws.card import LawFit, Prediction
+    from rag_exp.laws.choice import choose, compare
+    from rag_exp.laws.fitting import fit
+    from rag_exp.laws.forms import FORMS, Form, form_by_name
+    from rag_exp.laws.options import LAWS, LawOptions
+    from rag_exp.laws.uncertainty import question_bootstrap
+
+_HOME = {
+    "FORMS": "forms",
+    "LAWS": "options",
+    "Form": "forms",
+    "LawFit": "card",
+    "LawOptions": "options",
+    "Prediction": "card",
+    "choose": "choice",
+    "compare": "choice",
+    "fit": "fitting",
+    "form_by_name": "forms",
+    "question_bootstrap": "uncertainty",
+}
+
+__all__ = [
+    "FORMS",
+    "LAWS",
+    "Form",
+    "LawFit",
+    "LawOptions",
+    "Prediction",
+    "choose",
+    "compare",
+    "fit",
+    "form_by_name",
+    "question_bootstrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

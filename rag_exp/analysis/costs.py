@@ -1,0 +1,117 @@
+"""Recall against what it costs: how fast an index answers, and how many bytes it takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.analysis import theme
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIDE = 320
+
+
+def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple[Any, str] | None:
+    """Recall against questions per second and against bytes, a line per index type over corpus sizes.
+
+    Args:
+        rows: finished runs.
+        colors: of the index types.
+        recall: ``index_recall@k``, against exact search; a type that has none (BM25) shows in the caption, not at 0.
+            Or ``gold_recall@k``, which every type has, at the largest corpus alone: before it, coverage decides.
+
+    Returns:
+        the chart and its caption; None where fewer than two index types have both.
+    """
+    import altair as alt
+    import pandas as pd
+
+    if "queries_per_second" not in rows:
+        return None
+    timed = rows[rows["queries_per_second"].notna() & rows["index"].notna()]
+    if recall == "gold_recall@k":
+        timed = timed[timed["M"] == timed["M"].max()]
+    if recall not in timed or timed[timed[recall].notna()]["index"].nunique() < 2:
+        return None
+    known = timed[timed[recall].notna()]
+    absent = sorted(set(timed["index"]) - set(known["index"]))
+    # The same index asked by several generators is one index: its search was timed once.
+    width = known["index_bytes_per_passage"] if "index_bytes_per_passage" in known else float("nan")
+    per_index = known.assign(bytes=width * known["M"])
+    keys = ["index", "M", "growth", recall, "K"]
+    per_index = per_index.groupby(keys, as_index=False).agg(
+        speed=("queries_per_second", "median"), bytes=("bytes", "median"), runs=("run_id", "count")
+    )
+    kinds = [k for k in colors if k in set(per_index["index"])]
+    color = alt.Color(
+        "index:N",
+        scale=alt.Scale(domain=kinds, range=[colors[k] for k in kinds]),
+        legend=alt.Legend(title="Index"),
+    )
+    low = min(per_index[recall])
+    y = alt.Y(
+        f"{theme_escape(recall)}:Q",
+        title=theme.label(recall),
+        scale=alt.Scale(domain=[max(0.0, low - 0.1 * (1 - low) - 0.02), 1.01], zero=False, nice=False),
+        axis=alt.Axis(format=".0%" if low < 0.9 else ".1~%", tickCount=6),
+    )
+    # Several settings of one type at one size (a sweep over nprobe) make a curve; else sizes do.
+    swept = per_index.groupby(["index", "growth", "M"]).size().max() > 1
+    detail, order = (["growth:N", "M:N"], "speed:Q") if swept else (["growth:N"], "M:Q")
+    sizes: Any = alt.Size(
+        "M:Q",
+        scale=alt.Scale(type="log", range=[30, 190]),
+        legend=alt.Legend(
+            title="Passages",
+            orient="right",
+            values=_three(sorted({float(m) for m in per_index["M"]})),
+            format=".2~s",
+            symbolFillColor=theme.MUTED,
+        ),
+    )
+    if per_index["M"].nunique() == 1:
+        sizes = alt.value(130)
+    panels = []
+    for column, title in (("speed", theme.label("queries_per_second")), ("bytes", theme.label("index_bytes"))):
+        part = per_index[per_index[column].notna() & (per_index[column] > 0)]
+        if not len(part):
+            continue
+        x = theme.log_axis(column, part[column].tolist(), title)
+        base = alt.Chart(pd.DataFrame(part)).encode(x=x, y=y if not panels else y.title(""), color=color)
+        line = base.mark_line(strokeWidth=1.5, opacity=0.55).encode(detail=detail, order=order)
+        tips = [
+            alt.Tooltip("index:N"),
+            alt.Tooltip("M:Q", title="passages", format=",.0f"),
+            alt.Tooltip(f"{theme_escape(recall)}:Q", title=theme.label(recall).lower(), format=".4~f"),
+            alt.Tooltip("speed:Q", title="questions per second", format=",.0f"),
+            alt.Tooltip("bytes:Q", title="bytes", format=".3~s"),
+            alt.Tooltip("runs:Q", title="runs that asked it"),
+        ]
+        dots = base.mark_point(filled=True, opacity=1, stroke="white", strokeWidth=1).encode(size=sizes, tooltip=tips)
+        panels.append(alt.layer(line, dots).properties(width=SIDE, height=SIDE * 0.8))
+    caption = (
+        f"{theme.label(recall)}, at the passages read (K). Each point is an index of one corpus size, larger points "
+        "for larger corpora. Speed is that of the machine that searched, over batches of questions."
+    )
+    if recall == "gold_recall@k":
+        largest = theme.si(float(known["M"].max()))
+        caption = (
+            f"The share of needed gold passages among the passages read, over the largest corpus ({largest} passages): "
+            "what every type can be held to, also one that has no exact search to compare with."
+        )
+    if absent:
+        caption += (
+            f" Not shown, since {'it has' if len(absent) == 1 else 'they have'} no such recall: {', '.join(absent)}."
+        )
+    return alt.hconcat(*panels, spacing=28), caption
+
+
+def _three(levels: list[float]) -> list[float]:
+    """The first, the middle and the last."""
+    return sorted({levels[0], levels[len(levels) // 2], levels[-1]})
+
+
+def theme_escape(column: str) -> str:
+    """A column's name inside an Altair shorthand."""
+    return column.replace(".", "\\.").replace("[", "\\[").replace("]", "\\]").replace(":", "\\:")

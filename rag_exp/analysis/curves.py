@@ -1,0 +1,164 @@
+"""Loss curves: points of the runs, fitted curves with bootstrap bands, labels at the curves' ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.analysis import theme
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rag_exp.laws.card import LawFit
+
+SAMPLES = 60
+_BAND_SHARE = 0.25  # of the points' range that bands may add to the axis at either end
+
+
+@dataclass
+class Curve:
+    """One curve of a figure.
+
+    Attributes:
+        label: what stands at its end.
+        color: of points, line and band.
+        points: rows with ``x`` and ``y``, and what the tooltip shows; ``low`` and ``high`` where replicates give them.
+        law: drawn through the points, with its band; None draws thin lines from point to point.
+        at: what the law needs beside x (``{"M": 32380}``).
+        dash: a dashed line, for a second kind of curve of one colour.
+    """
+
+    label: str
+    color: str
+    points: pd.DataFrame
+    law: LawFit | None = None
+    at: dict[str, float] = field(default_factory=dict)
+    dash: bool = False
+
+
+def curves_chart(
+    curves: Sequence[Curve], axis: str, metric: str, heading: str = "", width: int = theme.WIDTH, y_domain: Any = None
+) -> Any:
+    """Layers of bands, lines, error bars, points and labels over a logarithmic x axis.
+
+    Args:
+        axis: N or M.
+        heading: stands above the labels at the right, saying what they are ("Passages").
+        y_domain: to share between charts; None fits the data.
+    """
+    import altair as alt
+    import pandas as pd
+
+    fitted = pd.concat([_line(c, axis) for c in curves], ignore_index=True)
+    points = pd.concat([c.points.assign(curve=c.label) for c in curves], ignore_index=True)
+    domain = y_domain or curves_domain(curves, axis)
+    names = list(dict.fromkeys(c.label for c in curves))
+    colors = {c.label: c.color for c in curves}
+    scale = alt.Scale(domain=names, range=[colors[n] for n in names])
+    color = alt.Color("curve:N", scale=scale, legend=None)
+    x = theme.log_axis("x", points["x"].tolist(), theme.label(axis), right=0.01)
+    y = theme.loss_axis("y", domain, metric)
+    layers = []
+    banded = fitted[fitted["low"].notna()]
+    if len(banded):
+        layers.append(
+            alt.Chart(banded)
+            .mark_area(opacity=0.13, clip=True)
+            .encode(
+                x=x,
+                y=alt.Y("low:Q", title=theme.label(metric), scale=theme.linear(domain)),
+                y2="high:Q",
+                color=color,
+                detail="part:N",
+            )
+        )
+    for solid in (True, False):
+        part = fitted[fitted["solid"] == solid]
+        if len(part):
+            dash = [1, 0] if solid else [5, 4]
+            thin = part["measured"].all()
+            mark = alt.Chart(part).mark_line(strokeWidth=1.3 if thin else 2, strokeDash=dash, clip=True)
+            layers.append(mark.encode(x=x, y=y, color=color, detail="part:N"))
+    if "low" in points and points["low"].notna().any():
+        bars = alt.Chart(points[points["low"].notna()]).mark_rule(strokeWidth=1.5)
+        layers.append(bars.encode(x=x, y=alt.Y("low:Q", scale=theme.linear(domain)), y2="high:Q", color=color))
+    shown = [c for c in points.columns if c not in ("x", "y", "curve", "low", "high", "run_id")]
+    tooltip = [alt.Tooltip(f"{_escaped(c)}:{_type(points[c])}", title=c, format=_format(points[c])) for c in shown]
+    layers.append(
+        alt.Chart(points)
+        .mark_point(size=52, filled=True, opacity=1, stroke="white", strokeWidth=1)
+        .encode(x=x, y=y, color=color, tooltip=tooltip)
+    )
+    layers.append(_labels(curves, fitted, domain, x, color, heading))
+    return alt.layer(*layers).properties(width=width, height=theme.HEIGHT)
+
+
+def curves_domain(curves: Sequence[Curve], axis: str) -> tuple[float, float]:
+    """The range of losses that holds the points, the fitted lines and, unless they are very wide, the bands."""
+    import pandas as pd
+
+    lines = pd.concat([_line(c, axis) for c in curves])
+    values = [*lines["y"], *(v for c in curves for v in c.points["y"])]
+    low, high = theme.padded(values)
+    reach = _BAND_SHARE * (high - low)
+    bands = lines[["low", "high"]].astype(float)
+    return (
+        min(low, max(bands["low"].min(), low - reach)) if bands["low"].notna().any() else low,
+        max(high, min(bands["high"].max(), high + reach)) if bands["high"].notna().any() else high,
+    )
+
+
+def _line(curve: Curve, axis: str) -> pd.DataFrame:
+    import numpy as np
+    import pandas as pd
+
+    part = f"{curve.label} {'dashed' if curve.dash else 'solid'}"
+    shared = {"curve": curve.label, "part": part, "solid": not curve.dash, "measured": curve.law is None}
+    if curve.law is None:
+        means = curve.points.groupby("x", as_index=False)["y"].mean()
+        return means.assign(low=None, high=None, **shared)
+    xs = np.geomspace(curve.points["x"].min(), curve.points["x"].max(), SAMPLES)
+    at = {axis: xs, **curve.at}
+    line = pd.DataFrame({"x": xs})
+    if curve.law.draws_Rp is None:
+        return line.assign(y=curve.law.predict(at), low=None, high=None, **shared)
+    found = curve.law.predict(at, interval=curve.law.level)
+    return line.assign(y=found.value_n, low=found.low_n, high=found.high_n, **shared)
+
+
+def _labels(
+    curves: Sequence[Curve], fitted: pd.DataFrame, domain: tuple[float, float], x: Any, color: Any, heading: str
+) -> Any:
+    """Each curve's name at its right end, moved up or down where two would touch."""
+    import altair as alt
+    import pandas as pd
+
+    ends = fitted.sort_values("x").groupby("part", as_index=False).last()
+    right = ends["x"].max()
+    named = ends.groupby("curve", as_index=False).agg(y=("y", "mean"))
+    names, ys = named["curve"].tolist(), named["y"].tolist()
+    heights = theme.spread_labels(ys, domain)
+    rows = pd.DataFrame({"curve": names, "x": right, "height": heights})
+    y = alt.Y("height:Q", title="", scale=theme.linear(domain))
+    text = alt.Chart(rows).mark_text(align="left", dx=12, fontSize=theme.LABEL_SIZE, fontWeight=600)
+    layer = text.encode(x=x, y=y, text="curve:N", color=color)
+    if not heading:
+        return layer
+    gap = 17 * (domain[1] - domain[0]) / theme.HEIGHT
+    top = pd.DataFrame({"x": [right], "height": [max(heights) + gap], "text": [heading]})
+    above = alt.Chart(top).mark_text(align="left", dx=12, fontSize=theme.LABEL_SIZE, color=theme.MUTED)
+    return layer + above.encode(x=x, y=y, text="text:N")
+
+
+def _escaped(column: str) -> str:
+    return column.replace(".", "\\.").replace("[", "\\[").replace("]", "\\]").replace(":", "\\:")
+
+
+def _type(values: pd.Series) -> str:
+    return "Q" if values.dtype.kind in "if" else "N"
+
+
+def _format(values: pd.Series) -> str:
+    return "" if values.dtype.kind not in "if" else ",.0f" if (values.dropna() % 1 == 0).all() else ".4~g"

@@ -1,0 +1,135 @@
+"""``rag-exp fit`` and ``rag-exp report``: a study's folder in, fit cards and a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rag_exp.analysis.study_fits import StudyFits, basis_of, fit_table
+from rag_exp.analysis.tables import load_study
+from rag_exp.core.errors import ConfigError, DataError
+from rag_exp.core.record import RunRecord
+from rag_exp.laws.options import LawOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PER_QUESTION = ("nll", "nll_any")
+"""Metrics that are plain means over questions and stand in the predictions under the same name."""
+
+
+class Plan(Protocol):
+    """What an expanded study offers here (see ``rag_exp.study.Study``)."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    root: Path
+    name: str
+    metric: str
+    law: dict[str, Any]
+    forms: dict[str, Any]
+
+
+def fit_study(plan: Plan, records: Sequence[RunRecord]) -> Iterator[str]:
+    """Fit the study's laws to its finished runs, write a fit card each, and say what came out, line by line.
+
+    Raises:
+        DataError: no run has the metric.
+        ConfigError: ``law`` or the study's ``forms`` hold what the options do not know.
+    """
+    options = law_options(plan.law, plan.forms)
+    table = load_study(plan.folder)
+    metric = options.metric or plan.metric
+    losses, reason = question_losses(records, plan.root, metric)
+    lines: list[str] = []
+    fits = fit_table(table, options, losses, lines.append)
+    yield from lines
+    if reason and options.bootstrap:
+        fits.notes.append(f"Intervals come from the runs' residuals alone: {reason}.")
+    yield from (f"note: {n}" for n in fits.notes)
+    files = fits.save(plan.folder)
+    yield f"{len(files)} fit cards: {plan.folder / 'fits'}"
+
+
+def report_study(plan: Plan, records: Sequence[RunRecord]) -> Path:
+    """Write the study's report, fitting its laws first where that was not done for these very runs.
+
+    Returns:
+        ``report.html`` in the study's folder.
+    """
+    from rag_exp.analysis.report import write_report
+
+    table = load_study(plan.folder)
+    options = law_options(plan.law, plan.forms)
+    return write_report(table, current_fits(plan, records, table, options), table.attrs["plan"], plan.folder)
+
+
+def current_fits(plan: Plan, records: Sequence[RunRecord], table: pd.DataFrame, options: LawOptions) -> StudyFits:
+    """The fit cards in the study's folder where they stand on these runs and options, else new ones."""
+    try:
+        fits = StudyFits.load(plan.folder)
+        if fits.basis == basis_of(table, options):
+            return fits
+    except DataError:
+        pass
+    for _ in fit_study(plan, records):
+        pass
+    return StudyFits.load(plan.folder)
+
+
+def law_options(law: dict[str, Any], forms: dict[str, Any]) -> LawOptions:
+    """The options of the law group, with the study's own ``forms`` (over_N, over_M, joint) in place of the candidates.
+
+    Raises:
+        ConfigError: with every unknown key and bad value.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return LawOptions.model_validate({**law, **forms})
+    except ValidationError as e:
+        found = [f"law.{'.'.join(str(p) for p in x['loc'])}: {x['msg']}." for x in e.errors()]
+        raise ConfigError([p.replace("..", ".") for p in found]) from e
+
+
+def question_losses(records: Sequence[RunRecord], root: Path, metric: str) -> tuple[dict[str, Any], str | None]:
+    """The losses of every question, per run id, in one order of the questions.
+
+    Returns:
+        the losses, and why there are none, or why not for all runs.
+    """
+    if metric not in PER_QUESTION:
+        return {}, f"{metric} is no plain mean over questions"
+    found: dict[str, dict[str, float]] = {}
+    absent = 0
+    for record in records:
+        file = _predictions(record, root)
+        if file is None:
+            absent += 1
+            continue
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(file, columns=["id", metric])
+        values = zip(table["id"].to_pylist(), table[metric].to_pylist(), strict=True)
+        found[record.run_id] = {k: v for k, v in values if v is not None}
+    if not found:
+        return {}, "the answers' losses are not in the store any more"
+    order = list(next(iter(found.values())))
+    wanted = set(order)
+    same = {run: [v[q] for q in order] for run, v in found.items() if v.keys() == wanted}
+    reason = None
+    if len(same) < len(found):
+        reason = f"{len(found) - len(same)} of {len(records)} runs were asked other questions"
+    elif absent:
+        reason = f"the answers of {absent} of {len(records)} runs are not in the store any more"
+    return same, reason
+
+
+def _predictions(record: RunRecord, root: Path) -> Path | None:
+    key = record.artifacts.get("evaluation")
+    store = (record.config.get("paths") or {}).get("store")
+    places = [root / "store", root / "runs" / record.run_id / "store", *([Path(store)] if store else [])]
+    files = [p / "objects" / "evaluation" / str(key) / "predictions.parquet" for p in places]
+    return next((f for f in files if f.is_file()), None)

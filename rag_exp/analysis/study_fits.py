@@ -1,0 +1,349 @@
+"""The laws of a study: which rows go together, which form holds best on what it was not shown, and the fit cards.
+
+Rows that differ in anything but model size, corpus size and seed are different curves (another index, another
+growth of the corpus). For each such condition a law is fitted in N at every corpus size, in M at every model
+size, and in both together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.core.atomic import write_text
+from rag_exp.core.errors import DataError, LawError
+from rag_exp.core.fingerprint import digest
+from rag_exp.laws.options import LawOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from rag_exp.laws.card import LawFit
+
+FOLDER = "fits"
+MIN_LEVELS = 3
+MIN_CLUSTERS = 4
+SETTINGS = ("index", "growth", "K", "K_train")
+# Configuration that the columns N, M, K, index, growth and arm already stand for.
+_STOOD_FOR = ("config.seed", "config.evaluation.corpus_size", "config.evaluation.growth", "config.evaluation.source")
+
+
+@dataclass
+class StudyFit:
+    """One law of a study, or why there is none.
+
+    Attributes:
+        name: unique in the study, fit for a file's name.
+        axes: ``("N",)``, ``("M",)`` or ``("N", "M")``.
+        where: what its rows have in common (index, growth, K, and N or M for a law in one axis).
+        law: the fit; None where ``reason`` says why not.
+        comparison: rows of ``rag_exp.laws.compare`` over the candidate forms.
+        nearest: error of repeating the nearest kept level, per hold-out.
+        run_ids: the run of every row fitted.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    where: dict[str, Any]
+    law: LawFit | None
+    reason: str | None = None
+    comparison: list[dict[str, Any]] = field(default_factory=list)
+    nearest: dict[str, float | None] = field(default_factory=dict)
+    run_ids: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """``Loss in N and M (flat index, coverage growth)``."""
+        return f"in {' and '.join(self.axes)}" + (f", {described(self.where)}" if self.where else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        plain = {k: v for k, v in self.__dict__.items() if k not in ("law", "axes")}
+        return {**plain, "axes": list(self.axes), "card": self.law.to_dict() if self.law else None}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> StudyFit:
+        from rag_exp.laws.card import LawFit
+
+        rest = {k: v for k, v in value.items() if k not in ("card", "axes")}
+        return cls(axes=tuple(value["axes"]), law=LawFit.from_dict(value["card"]) if value["card"] else None, **rest)
+
+
+@dataclass
+class StudyFits:
+    """All laws of a study. ``basis`` names the rows and options that they stand on."""
+
+    metric: str
+    fits: list[StudyFit]
+    notes: list[str]
+    basis: str
+
+    def joint(self) -> StudyFit | None:
+        """The law in N and M with the most rows."""
+        found = [f for f in self.fits if f.axes == ("N", "M") and f.law is not None]
+        return max(found, key=lambda f: len(f.run_ids), default=None)
+
+    def of(self, *axes: str, **where: Any) -> list[StudyFit]:
+        """The laws in these axes whose conditions include ``where``."""
+        return [
+            f
+            for f in self.fits
+            if f.axes == axes and f.law and all(str(f.where.get(k)) == str(v) for k, v in where.items())
+        ]
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write one fit card per law into ``folder/fits``; cards of laws that are no more are deleted."""
+        files = []
+        for f in self.fits:
+            path = folder / FOLDER / f"{f.name}.json"
+            text = json.dumps(f.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+            write_text(path, text + "\n")
+            files.append(path)
+        index = {"metric": self.metric, "notes": self.notes, "basis": self.basis, "laws": [f.name for f in self.fits]}
+        write_text(folder / FOLDER / "index.json", json.dumps(index, indent=2, ensure_ascii=False) + "\n")
+        for stale in set((folder / FOLDER).glob("*.json")) - {*files, folder / FOLDER / "index.json"}:
+            stale.unlink()
+        return files
+
+    @classmethod
+    def load(cls, folder: Path) -> StudyFits:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: there are no fit cards, or one is damaged.
+        """
+        try:
+            index = json.loads((folder / FOLDER / "index.json").read_text(encoding="utf-8"))
+            cards = [json.loads((folder / FOLDER / f"{n}.json").read_text(encoding="utf-8")) for n in index["laws"]]
+            fits = [StudyFit.from_dict(card) for card in cards]
+        except (OSError, ValueError, KeyError, TypeError, LawError) as e:
+            raise DataError(f"{folder / FOLDER}: no readable fit cards ({e}). Fit first: rag-exp fit study=NAME") from e
+        return cls(index["metric"], fits, index["notes"], index["basis"])
+
+
+def fit_table(
+    table: pd.DataFrame,
+    options: LawOptions | None = None,
+    losses: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> StudyFits:
+    """Fit every law that the table can carry.
+
+    Args:
+        table: as from ``rag_exp.load_study``.
+        losses: per run id its losses on the same questions in the same order; where they are at hand, replicates
+            resample the questions (see ``LawOptions.resample``).
+        report: called with a line per law.
+
+    Returns:
+        the laws; one that cannot be fitted stands there with its reason.
+
+    Raises:
+        DataError: the metric is in no run.
+    """
+    options = options or LawOptions()
+    from rag_exp.analysis.tables import finished
+
+    metric = options.metric or table.attrs["metric"]
+    rows = finished(table, metric)
+    rows = rows[(rows["arm"] == options.arm) & rows["N"].notna() & rows["M"].notna()]
+    fitter = _Fitter(options, metric, dict(losses or {}), report or (lambda line: None))
+    conditions = conditions_of(rows)
+    names = {k: len(set(rows[k].map(str))) > 1 for k in conditions}
+    for where, group in groups(rows, conditions):
+        shown = {k: v for k, v in where.items() if names[k] or k in ("index", "growth")}
+        fitter.condition(shown, group)
+    notes = list(fitter.notes)
+    if not len(rows):
+        notes.append(f"No finished run of arm {options.arm} has N, M and {metric}.")
+    elif not fitter.fits:
+        notes.append(f"No curve has {MIN_LEVELS} levels of N or of M; a law needs as many.")
+    seeds = rows.groupby(["N"])["seed"].nunique() if len(rows) else None
+    if seeds is not None and len(seeds) and (seeds < 2).all():
+        notes.append("Each model size was trained with one seed: what another seed would change is in no interval.")
+    return StudyFits(metric, fitter.fits, notes, basis_of(table, options))
+
+
+def basis_of(table: pd.DataFrame, options: LawOptions) -> str:
+    """A digest of the options and of the finished runs, with their values of the metric."""
+    metric = options.metric or table.attrs["metric"]
+    done = table[table["status"] == "finished"]
+    values = [[r, None if v is None or v != v else float(v)] for r, v in zip(done["run_id"], done[metric], strict=True)]
+    return digest({"options": options.identity(), "rows": sorted(values)})
+
+
+def conditions_of(rows: pd.DataFrame) -> list[str]:
+    """The columns that make another curve: the evaluation's setting, and configuration that varies on its own."""
+    from rag_exp.analysis.tables import varying
+
+    base = [c for c in SETTINGS if c in rows]
+    if "M_train" in rows and not (rows["M_train"] == rows["M"]).all():
+        base.append("M_train")
+    axes = [rows[c].map(str) for c in (*base, "N", "M")]
+    extra = []
+    for column in varying(rows):
+        if not column.startswith("config.") or column.startswith(_STOOD_FOR):
+            continue
+        if len(rows) and rows[column].map(str).groupby(axes).nunique().max() > 1:
+            extra.append(column)
+    return base + extra
+
+
+def groups(rows: pd.DataFrame, conditions: list[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """The rows of every condition, largest first. The whole corpus is the same under either growth: it is in both."""
+    import pandas as pd
+
+    found = []
+    for _, group in rows.groupby([rows[c].map(str) for c in conditions], sort=False):
+        where = {c: _plain(group[c].iloc[0]) for c in conditions}
+        if "growth" in where and "whole_corpus" in rows:
+            rest = [c for c in conditions if c != "growth"]
+            same = (rows[rest].map(str) == group[rest].map(str).iloc[0]).all(axis=1) if rest else rows["run_id"].notna()
+            whole = rows[same & rows["whole_corpus"].astype(bool) & ~rows["run_id"].isin(group["run_id"])]
+            size = group[~group["whole_corpus"].astype(bool)]
+            whole = whole[whole["N"].isin(size["N"])]
+            if len(size):
+                group = pd.concat([group, whole])
+        found.append((where, group))
+    return iter(sorted(found, key=lambda pair: -len(pair[1])))
+
+
+@dataclass
+class _Fitter:
+    options: LawOptions
+    metric: str
+    losses: dict[str, Any]
+    report: Callable[[str], None]
+    fits: list[StudyFit] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def condition(self, where: dict[str, Any], group: pd.DataFrame) -> None:
+        sizes = {axis: sorted(group[axis].unique()) for axis in ("N", "M")}
+        if all(len(levels) >= MIN_LEVELS for levels in sizes.values()):
+            self.one(("N", "M"), where, group, self.options.joint)
+        for axis, other, forms in (("N", "M", self.options.over_N), ("M", "N", self.options.over_M)):
+            for level in sizes[other]:
+                rows = group[group[other] == level]
+                if rows[axis].nunique() >= MIN_LEVELS:
+                    self.one((axis,), {**where, other: int(level)}, rows, forms)
+
+    def one(self, axes: tuple[str, ...], where: dict[str, Any], rows: pd.DataFrame, forms: Sequence[str]) -> None:
+        from rag_exp.laws.choice import choose, compare
+
+        data = {k: rows[k].to_numpy(dtype=float) for k in ("N", "M")} | {
+            "loss": rows[self.metric].to_numpy(dtype=float)
+        }
+        found = StudyFit(_name(axes, where), axes, where, None, run_ids=rows["run_id"].tolist())
+        try:
+            table = compare(
+                forms, data, [f"largest_{a}" for a in axes], loss=self.options.loss, delta=self.options.delta
+            )
+            found.comparison, found.nearest = table.to_dict("records"), table.attrs["nearest"]
+            if (
+                len(forms) > 1
+                and all(e is None for e in table["heldout"])
+                and any(r is not None for r in table["rmse"])
+            ):
+                raise LawError(
+                    f"{_levels(axes, rows)}: without the largest, too few are left to choose among {len(forms)} forms. "
+                    "Add a level, or name a single form."
+                )
+            found.law = self.law(choose(table), axes, data, rows)
+        except LawError as e:
+            found.reason = str(e)
+        self.fits.append(found)
+        self.report(summary(found))
+
+    def law(self, form: str, axes: tuple[str, ...], data: dict[str, Any], rows: pd.DataFrame) -> LawFit:
+        """The law with intervals; without them, and saying so, where the replicates could not all be fitted."""
+        from rag_exp.laws.fitting import fit
+
+        o = self.options
+        fixed: dict[str, Any] = {"loss": o.loss, "delta": o.delta, "level": o.level, "seed": o.seed}
+        checkpoints = rows["artifacts.checkpoint"].map(str) if "artifacts.checkpoint" in rows else rows["run_id"]
+        count = checkpoints.nunique()
+        if len(axes) > 1 and MIN_CLUSTERS <= count < len(rows):
+            fixed["cluster"] = checkpoints.tolist()
+        kind, replicates = self.resampling(rows, "cluster" in fixed)
+        if not o.bootstrap:
+            return fit(form, data, **fixed)
+        try:
+            law = fit(form, data, bootstrap=o.bootstrap, bootstrap_kind=kind, replicates=replicates, **fixed)
+        except LawError as e:
+            law = fit(form, data, **fixed)
+            law.warnings.append(f"no intervals: {e}")
+        law.definitions["loss"] = self.metric
+        return law
+
+    def resampling(self, rows: pd.DataFrame, clusters: bool) -> tuple[Any, np.ndarray | None]:
+        from rag_exp.laws.uncertainty import question_bootstrap
+
+        o = self.options
+        wanted = o.resample
+        there = all(run in self.losses for run in rows["run_id"])
+        if wanted in ("auto", "questions") and there and o.bootstrap:
+            by_row = {str(i): self.losses[run] for i, run in enumerate(rows["run_id"])}
+            return "wild" if wanted == "auto" else "case", question_bootstrap(by_row, o.bootstrap, o.seed)
+        if wanted == "questions":
+            raise LawError(
+                "law.resample=questions needs the losses of every question, which are not at hand for all runs."
+            )
+        if wanted == "cluster" and not clusters:
+            return "case", None
+        return ("wild" if wanted == "auto" else wanted), None
+
+
+def summary(found: StudyFit) -> str:
+    """One line for the terminal: the law with its numbers, or why there is none."""
+    if found.law is None:
+        return f"{found.name}: no law: {found.reason}"
+    law = found.law
+    numbers = []
+    for p, value in law.params.items():
+        interval = law.intervals.get(p)
+        numbers.append(f"{p} {value:.4g}" + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""))
+    line = f"{found.name}: {law.form.equation}: {', '.join(numbers)}"
+    chosen = next((r for r in found.comparison if r["form"] == law.form.label), None)
+    if chosen and chosen["heldout"] is not None:
+        line += f"; held-out error {chosen['heldout']:.2%}"
+    return line
+
+
+def described(where: Mapping[str, Any]) -> str:
+    """``flat index, coverage growth, M = 32,380``."""
+    words = []
+    for key, value in where.items():
+        if value is None:
+            continue
+        if key in ("index", "growth"):
+            words.append(f"{value} {key}")
+        elif key in ("N", "M", "K", "M_train", "K_train"):
+            words.append(f"{key.replace('_', ' in ').replace('train', 'training')} = {int(value):,}")
+        else:
+            words.append(f"{key.removeprefix('config.')} = {value}")
+    return ", ".join(words)
+
+
+def _name(axes: tuple[str, ...], where: Mapping[str, Any]) -> str:
+    parts = ["loss_in_" + "_and_".join(axes)]
+    parts += [f"{k.removeprefix('config.')}={v}" for k, v in where.items() if v is not None]
+    return "".join(c if c.isalnum() or c in "=._-" else "_" for c in "__".join(parts))
+
+
+def _levels(axes: tuple[str, ...], rows: pd.DataFrame) -> str:
+    return " and ".join(f"{rows[a].nunique()} levels of {a}" for a in axes)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value != value:
+        return None
+    return (
+        value.item()
+        if hasattr(value, "item")
+        else int(value)
+        if isinstance(value, float) and value.is_integer()
+        else value
+    )

@@ -1,0 +1,309 @@
+"""Ask a trained reader every question of a split and write what it said, question by question."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rag_exp.core.errors import ConfigError, DataError, TrainingError
+from rag_exp.data.normalise import holds, searchable
+from rag_exp.data.passages import PassageTable
+from rag_exp.data.questions import QuestionTable
+from rag_exp.evaluation.metrics import exact_match, f1_score, gold_recall, metrics_of
+from rag_exp.evaluation.options import EvaluationOptions
+from rag_exp.evaluation.predictions import read_predictions, write_predictions
+from rag_exp.models.decoding import fast_sequence, greedy, greedy_token_marginal
+from rag_exp.models.flops import ReaderSizes, TokenCounts, forward_flops
+from rag_exp.models.marginalize import doc_logprior, sequence_logp
+from rag_exp.models.objectives import Objective
+from rag_exp.models.packing import Ids, Packer, ReaderBatch
+from rag_exp.models.reader import Generator
+from rag_exp.retrieval.results import SearchResult
+from rag_exp.training.options import Precision, TrainerOptions
+from rag_exp.training.progress import Ticker
+from rag_exp.training.reading import PassageTokens, passage_characters
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked and what is read with it.
+
+    Attributes:
+        questions: the split.
+        passages: the corpus; None for closed book.
+        topk: what was retrieved for each question, in the questions' order; None for closed book. A question with
+            an empty row is asked closed book.
+        corpus_size: M, the passages of the corpus that was searched; None where that says nothing (closed book).
+        temperature: of the prior.
+    """
+
+    questions: QuestionTable
+    passages: PassageTable | None = None
+    topk: SearchResult | None = None
+    corpus_size: int | None = None
+    temperature: float = 1.0
+
+
+def evaluate(
+    generator: Generator,
+    objective: Objective,
+    packer: Packer,
+    asked: Asked,
+    options: EvaluationOptions,
+    sizes: ReaderSizes,
+    folder: Path,
+    trainer: TrainerOptions,
+    precision: Precision = "32",
+) -> dict[str, Any]:
+    """Score (and write) an answer to every question; write ``folder/predictions.parquet``.
+
+    Questions are read in batches of equal numbers of passages and similar length. The batch size, device
+    and threads change nothing beyond rounding.
+
+    Args:
+        generator: the reader; left in evaluation mode on the CPU.
+        objective: how K readings become one answer.
+        packer: makes prompts for ``generator``.
+        asked: questions, passages and what was retrieved.
+        options: what to score and whether to write answers.
+        sizes: the reader's sizes, for FLOPs.
+        folder: where the predictions go.
+        trainer: the machine.
+        precision: as in training.
+
+    Returns:
+        ``questions``, ``metrics`` and ``nulls`` (see :mod:`rag_exp.evaluation.metrics`), ``flops`` (of all reading and
+        writing), ``tokens``, ``seconds`` and ``closed_book`` (questions that had no passage to read).
+
+    Raises:
+        ConfigError: prompts or answers do not fit the reader.
+        DataError: no questions, or ``topk`` is of other ones.
+        TrainingError: the reader's probabilities are not finite.
+    """
+    start = time.perf_counter()
+    device = torch.device(trainer.resolved_device())
+    threads = torch.get_num_threads()
+    try:
+        if trainer.threads is not None:
+            torch.set_num_threads(trainer.threads)
+        generator.to(device).eval()
+        reader = _Reader(generator, objective, packer, asked, options, device, precision)
+        rows: list[dict[str, Any]] = [{} for _ in range(len(asked.questions))]
+        with Ticker("evaluation", len(rows), trainer.progress, unit="questions") as ticker:
+            done = 0
+            for items in reader.batches():
+                for item, row in zip(items, reader.read(items), strict=True):
+                    rows[item] = row
+                done += len(items)
+                ticker.at(done)
+    finally:
+        torch.set_num_threads(threads)
+        generator.to("cpu")
+    broken = [asked.questions.ids[q] for q, row in enumerate(rows) if not math.isfinite(row["nll"])]
+    if broken:
+        raise TrainingError(
+            f"The reader gives no finite probability to the answers of {len(broken)} of {len(rows)} questions (first "
+            f"{broken[0]!r}): its weights are broken. Train it with a lower optim.lr, or use another generator."
+        )
+    _add_facts(rows, asked)
+    path = write_predictions(rows, folder)
+    metrics, nulls = metrics_of(read_predictions(path))
+    return {
+        "questions": len(rows),
+        "metrics": metrics,
+        "nulls": nulls,
+        "flops": forward_flops(reader.counts, sizes),
+        "tokens": reader.counts.tokens,
+        "seconds": time.perf_counter() - start,
+        "closed_book": sum(not row["rows"] for row in rows),
+    }
+
+
+class _Reader:
+    """Reads batches of questions, each with its passages."""
+
+    def __init__(
+        self, generator: Generator, objective: Objective, packer: Packer, asked: Asked, options: EvaluationOptions,
+        device: torch.device, precision: Precision,
+    ):  # fmt: skip
+        self.generator, self.objective, self.packer, self.asked = generator, objective, packer, asked
+        self.options, self.device, self.precision = options, device, precision
+        self.counts = TokenCounts()
+        questions, topk = asked.questions, asked.topk
+        Q = len(questions)
+        if Q == 0:
+            raise DataError("There are no questions to ask in this split.")
+        if topk is not None and len(topk) != Q:
+            raise DataError(f"The search result has {len(topk)} rows for {Q} questions; build it again.")
+        self._questions = packer.tokens(questions.questions, "question")
+        self._targets = packer.tokens(questions.targets, "answer")
+        self._width_Q = topk.mask_QK.sum(1) if topk is not None else np.zeros(Q, np.int64)
+        widest = int(self._width_Q.max())
+        problems = packer.room_problems(self._questions, self._targets, widest if objective.joint else min(widest, 1))
+        if problems:
+            raise ConfigError(problems)
+        self._tokens = PassageTokens(packer, asked.passages) if asked.passages is not None else None
+
+    def batches(self) -> Iterator[list[int]]:
+        """Questions with as many passages and of similar length together, longest first (memory fails early)."""
+        length_Q = np.array([len(q) + len(a) for q, a in zip(self._questions, self._targets, strict=True)])
+        if self.asked.topk is not None and self.asked.passages is not None:
+            characters_QK = passage_characters(self.asked.passages, self.asked.topk.ids_QK)
+            length_Q = length_Q + (characters_QK.sum(1) if self.objective.joint else characters_QK.max(1))
+        order = np.lexsort((-length_Q, -self._width_Q))
+        for items in np.split(order, np.flatnonzero(np.diff(self._width_Q[order])) + 1):
+            for start in range(0, len(items), self.options.batch_size):
+                yield items[start : start + self.options.batch_size].tolist()
+
+    @torch.inference_mode()
+    def read(self, items: Sequence[int]) -> list[dict[str, Any]]:
+        """The reading's columns of the predictions for ``items``, which have equally many passages."""
+        K = int(self._width_Q[items[0]])
+        rows_BK = np.empty((len(items), 0), np.int64)
+        prior_BK = torch.zeros(len(items), 1, dtype=torch.float64)
+        scores_BK = np.empty((len(items), 0), np.float32)
+        if K:
+            assert self.asked.topk is not None
+            rows_BK, scores_BK = self.asked.topk.ids_QK[items, :K], self.asked.topk.scores_QK[items, :K]
+            prior_BK = doc_logprior(torch.from_numpy(scores_BK).double(), None, self.asked.temperature)
+        passages = self._tokens(rows_BK) if self._tokens is not None and K else [[] for _ in items]
+        batch = self._pack(items, passages, [self._targets[i] for i in items])
+        logp_BKT, mask_BT, predictions = self._score(batch, prior_BK, write=self.options.decode == "greedy")
+        nll_B = self._nll(logp_BKT, mask_BT, prior_BK)
+        log_posterior_BK = self.objective.log_posterior(logp_BKT, self._prior(prior_BK, logp_BKT), mask_BT)
+        columns: dict[str, list[Any]] = {
+            "nll": nll_B.tolist(),
+            "nll_any": self._any(items, passages, prior_BK, nll_B),
+            "target_tokens": mask_BT.sum(1).tolist(),
+            "prediction": predictions,
+            "rows": rows_BK.tolist(),
+            "scores": scores_BK.tolist(),
+            "prior": prior_BK.exp().tolist(),
+            "posterior": [None] * len(items),
+            "passage_nll": [None] * len(items),
+            "truncated": batch.truncated_N.reshape(len(items), -1).sum(1).tolist(),
+        }
+        if K == 0:
+            columns |= {name: [[] for _ in items] for name in ("prior", "posterior", "passage_nll")}
+        elif log_posterior_BK is not None:
+            columns["posterior"] = log_posterior_BK.exp().tolist()
+            columns["passage_nll"] = (-sequence_logp(logp_BKT, mask_BT)).tolist()
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def _pack(self, items: Sequence[int], passages: Sequence[Any], answers: Sequence[Ids]) -> ReaderBatch:
+        return self.packer.pack([self._questions[i] for i in items], passages, answers, self.objective.joint)
+
+    def _score(self, batch: ReaderBatch, prior_BK: Tensor, write: bool) -> tuple[Tensor, Tensor, list[str | None]]:
+        """Log-probabilities of the batch's answers, float64 [B, K, T], their mask [B, T], and answers if written."""
+        B = len(prior_BK)
+        predictions: list[str | None] = [None] * B
+        batch = batch.to(self.device)
+        with self._autocast():
+            if write:
+                # The options of prompt and evaluation each bound an answer; the prompt keeps room for its own only.
+                most = min(self.options.max_new_tokens, self.packer.options.max_answer_tokens)
+                log_prior_BK = self._prior(prior_BK, batch.input_ids_NL.view(B, batch.per_question, -1)).to(self.device)
+                if self.objective.kind == "rag_token":  # type: ignore[attr-defined]
+                    written = greedy_token_marginal(self.generator, batch, log_prior_BK, most)
+                    best = written.ids
+                else:
+                    written = greedy(self.generator, batch, most)
+                    best = [ranked[0][0] for ranked in fast_sequence(written.ids, written.logp_R, log_prior_BK)]
+                predictions = list(self.packer.tokenizer.decode(best))
+                logp_NT, counts = written.target_logp_NT, written.counts
+                assert logp_NT is not None
+            else:
+                logp_NT, counts = self.generator.token_logp(batch), batch.counts
+        self.counts += counts
+        return logp_NT.cpu().double().view(B, batch.per_question, -1), batch.target_mask_BT.cpu(), predictions
+
+    def _nll(self, logp_BKT: Tensor, mask_BT: Tensor, prior_BK: Tensor) -> Tensor:
+        return self.objective.nll(logp_BKT, self._prior(prior_BK, logp_BKT), mask_BT)
+
+    @staticmethod
+    def _prior(prior_BK: Tensor, like_BKX: Tensor) -> Tensor:
+        """The prior over the readings of a question: over passages, or the one reading of them all."""
+        return prior_BK if prior_BK.shape[1] == like_BKX.shape[1] else prior_BK.new_zeros(like_BKX.shape[:2])
+
+    def _any(self, items: Sequence[int], passages: Any, prior_BK: Tensor, nll_B: Tensor) -> list[float]:
+        """-log of the summed probability of each question's distinct answers.
+
+        Answers too long for the prompt's room are left out of the sum.
+        """
+        logp: list[list[float]] = [[-x] for x in nll_B.tolist()]
+        others: list[tuple[int, Ids]] = []
+        for b, item in enumerate(items):
+            texts = list(dict.fromkeys(self.asked.questions.answers[item]))
+            ids = {tuple(self._targets[item])}
+            for answer in self.packer.tokens(texts[1:], "answer") if len(texts) > 1 else []:
+                fits = len(answer) < self.packer.options.max_answer_tokens
+                if fits and tuple(answer) not in ids and len(ids) < self.options.max_answers:
+                    ids.add(tuple(answer))
+                    others.append((b, answer))
+        others.sort(key=lambda other: len(other[1]))
+        for start in range(0, len(others), self.options.batch_size):
+            part = others[start : start + self.options.batch_size]
+            which = [b for b, _ in part]
+            batch = self._pack([items[b] for b in which], [passages[b] for b in which], [a for _, a in part])
+            logp_BKT, mask_BT, _ = self._score(batch, prior_BK[which], write=False)
+            for b, x in zip(which, self._nll(logp_BKT, mask_BT, prior_BK[which]).tolist(), strict=True):
+                logp[b].append(-x)
+        return [-float(np.logaddexp.reduce(x)) for x in logp]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+
+def _add_facts(rows: list[dict[str, Any]], asked: Asked) -> None:
+    """Add what is known without the reader: the question itself, its gold, what retrieval found, EM and F1."""
+    table = asked.questions
+    found = _answers_found(rows, table.answers, asked.passages)
+    for q, row in enumerate(rows):
+        answers, gold, gold_of, hops = table.answers[q], table.gold[q], table.gold_of[q], int(table.hops[q])
+        prediction, reads = row["prediction"], bool(row["rows"])
+        wanted = set(gold)
+        rank = next((r for r, passage in enumerate(row["rows"], start=1) if passage in wanted), None)
+        inside = None
+        if gold and asked.corpus_size is not None:
+            held = [g for g in gold if g < asked.corpus_size]
+            inside = gold_recall(held, gold, gold_of, hops) == 1.0
+        row |= {
+            "id": table.ids[q],
+            "question": table.questions[q],
+            "template": table.templates[q],
+            "hops": hops,
+            "answers": answers,
+            "target": answers[0],
+            "answer_bytes": len(answers[0].encode()),
+            "em": None if prediction is None else exact_match(prediction, answers),
+            "f1": None if prediction is None else f1_score(prediction, answers),
+            "gold": gold,
+            "gold_of": gold_of,
+            "gold_rank": rank,
+            "gold_in_corpus": inside,
+            "gold_found": rank is not None if gold and reads else None,
+            "answer_found": found[q] if reads else None,
+            "entropy": table.entropies[q],
+            "entropy_given_gold": table.entropies_given_gold[q],
+        }
+
+
+def _answers_found(
+    rows: Sequence[dict[str, Any]], answers: Sequence[list[str]], passages: PassageTable | None
+) -> list[bool]:
+    """Whether an answer occurs in title or text of a passage read; each passage is normalised once."""
+    read = sorted({passage for row in rows for passage in row["rows"]})
+    if not read:
+        return [False] * len(rows)
+    assert passages is not None
+    texts = {row: searchable(f"{title}\n{text}") for row, (title, text) in zip(read, passages.texts(read), strict=True)}
+    return [any(holds(texts[p], a) for p in row["rows"]) for row, a in zip(rows, answers, strict=True)]

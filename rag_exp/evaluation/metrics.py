@@ -1,0 +1,170 @@
+"""Every metric of an evaluation, computed from its predictions alone.
+
+A metric that does not apply is None, with the reason beside it; it is never 0.0. Means are over
+questions, each with weight one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rag_exp.data.normalise import normalise
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+METRICS: dict[str, str] = {
+    "questions": "number of questions",
+    "nll": "nats per answer: -log p(first listed answer), summed over its tokens, end token included",
+    "nll_se": "standard error of `nll` over questions",
+    "nll_per_byte": "summed nats over summed UTF-8 bytes of the answers; comparable across tokenizers",
+    "nll_any": "nats per answer where any distinct answer counts: -logsumexp of their log-probabilities",
+    "target_tokens": "tokens per scored answer, end token included",
+    "em": "exact match of the written answer after SQuAD normalisation, maximum over answers",
+    "f1": "F1 over words after SQuAD normalisation, maximum over answers",
+    "gold_recall@1": "share of the needed gold passages (as many as hops) that the first passage gives",
+    "gold_recall@k": "the same over all passages read",
+    "gold_found": "share of questions with any gold passage among those read",
+    "mrr": "1 / rank of the first gold passage, 0 where it is not among those read",
+    "gold_in_corpus": "share of questions whose gold passages the corpus holds (as many as hops)",
+    "answer_coverage": "share of questions with an answer string in a passage read",
+    "prior_on_gold": "prior probability of the gold passages, over questions where one was found",
+    "posterior_on_gold": "posterior probability of the gold passages given the answer, over the same questions",
+    "nll_gold_found": "`nll` over questions with a gold passage among those read",
+    "nll_gold_missed": "`nll` over questions with gold, none of it among those read",
+    "truncated": "share of the passages read that were cut to fit the reader's context",
+    "entropy": "H(answer | question) of the generating process: no closed-book model can have lower `nll`",
+    "entropy_given_gold": "H(answer | question, gold passages): the floor of a reader that has the gold passages",
+    "nll_over_entropy": "`nll` minus `entropy`, over questions that have one",
+    "nll_over_entropy_given_gold": "`nll` minus `entropy_given_gold`, over questions that have one",
+}
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1.0 if ``prediction`` equals an answer after SQuAD normalisation, else 0.0."""
+    return float(any(normalise(prediction) == normalise(a) for a in answers))
+
+
+def f1_score(prediction: str, answers: Sequence[str]) -> float:
+    """F1 over the words of prediction and answer (as bags), maximum over answers.
+
+    As the official script of SQuAD 2.0: where either has no words left, 1.0 if both have none, else 0.0.
+    """
+    return max((_f1(normalise(prediction).split(), normalise(a).split()) for a in answers), default=0.0)
+
+
+def _f1(predicted: list[str], wanted: list[str]) -> float:
+    if not predicted or not wanted:
+        return float(predicted == wanted)
+    same = sum((Counter(predicted) & Counter(wanted)).values())
+    return 2 * same / (len(predicted) + len(wanted))
+
+
+def gold_recall(rows: Sequence[int], gold: Sequence[int], gold_of: Sequence[int], hops: int) -> float:
+    """The share of the needed gold passages that ``rows`` gives.
+
+    As many are needed as there are hops: of several passages that answer a one-hop question by themselves any
+    one is enough. A gold passage that was split counts once, whichever of its parts is there.
+    """
+    needed = max(1, min(hops, len(set(gold_of))))
+    there = set(rows)
+    found = {of for row, of in zip(gold, gold_of, strict=True) if row in there}
+    return min(len(found), needed) / needed
+
+
+def metrics_of(table: pa.Table) -> tuple[dict[str, float | None], dict[str, str]]:
+    """All of :data:`METRICS` for a predictions table.
+
+    Returns:
+        the metrics by name, and for each that is None the reason.
+    """
+    found = _Metrics(table)
+    assert list(found.values) == list(METRICS)
+    return found.values, found.nulls
+
+
+class _Metrics:
+    def __init__(self, table: pa.Table):
+        import numpy as np
+
+        self.values: dict[str, float | None] = {}
+        self.nulls: dict[str, str] = {}
+        nll = _floats(table, "nll")
+        n = len(nll)
+        empty = "no question was asked"
+        self.values["questions"] = float(n)
+        self._mean("nll", nll, empty)
+        spread = float(np.std(nll, ddof=1) / np.sqrt(n)) if n > 1 else None
+        self._put("nll_se", spread, "one question has no spread")
+        size = float(_floats(table, "answer_bytes").sum())
+        self._put("nll_per_byte", float(nll.sum()) / size if size else None, "the answers have no bytes")
+        self._mean("nll_any", _floats(table, "nll_any"), empty)
+        self._mean("target_tokens", _floats(table, "target_tokens"), empty)
+        for name in ("em", "f1"):
+            self._mean(name, _floats(table, name), "no answers were written (evaluation.decode=none)")
+        self._retrieval(table, nll)
+        for name in ("entropy", "entropy_given_gold"):
+            self._mean(name, _floats(table, name), f"the questions have no known {name}")
+        for name in ("entropy", "entropy_given_gold"):
+            self._mean(f"nll_over_{name}", nll - _floats(table, name), f"the questions have no known {name}")
+
+    def _retrieval(self, table: pa.Table, nll: np.ndarray) -> None:
+        import numpy as np
+
+        rows, gold = table["rows"].to_pylist(), table["gold"].to_pylist()
+        reads = any(rows)
+        has_gold = np.array([bool(g) for g in gold], dtype=bool)
+        no_passages = "no passages are read"
+        reason = no_passages if not reads else "the questions have no gold passages"
+        counted = has_gold & reads
+        facts = list(zip(rows, gold, table["gold_of"].to_pylist(), table["hops"].to_pylist(), strict=True))
+        for name, depth in (("gold_recall@1", 1), ("gold_recall@k", None)):
+            recall = [gold_recall(r[:depth], g, of, hops) if g else np.nan for r, g, of, hops in facts]
+            self._mean(name, np.where(counted, recall, np.nan), reason)
+        ranks = _floats(table, "gold_rank")
+        hit = np.where(counted, ~np.isnan(ranks), np.nan)
+        self._mean("gold_found", hit, reason)
+        self._mean("mrr", np.where(counted, np.nan_to_num(1 / ranks, nan=0.0), np.nan), reason)
+        in_corpus = _floats(table, "gold_in_corpus")
+        self._mean("gold_in_corpus", in_corpus, "the questions have no gold passages, or no corpus is asked")
+        self._mean("answer_coverage", _floats(table, "answer_found"), no_passages)
+        missed = "no gold passage was found for any question" if reads and has_gold.any() else reason
+        for name in ("prior", "posterior"):
+            lists = table[name].to_pylist()
+            on_gold = np.array(
+                [
+                    np.nan if p is None else sum(x for x, row in zip(p, r, strict=True) if row in set(g))
+                    for p, r, g in zip(lists, rows, gold, strict=True)
+                ],
+                dtype=float,
+            )
+            joint = "the passages are read jointly" if reads and all(p is None for p in lists) else missed
+            self._mean(f"{name}_on_gold", np.where(hit == 1, on_gold, np.nan), joint)
+        self._mean("nll_gold_found", np.where(hit == 1, nll, np.nan), missed)
+        found_all = "a gold passage was found for every question" if counted.any() else reason
+        self._mean("nll_gold_missed", np.where(hit == 0, nll, np.nan), found_all)
+        read = sum(map(len, rows))
+        cut = float(_floats(table, "truncated").sum())
+        self._put("truncated", cut / read if read else None, no_passages)
+
+    def _mean(self, name: str, values: np.ndarray, reason: str) -> None:
+        """The mean over questions that have the value (NaN: has none)."""
+        import numpy as np
+
+        there = values[~np.isnan(values)]
+        self._put(name, float(there.mean()) if len(there) else None, reason)
+
+    def _put(self, name: str, value: float | None, reason: str) -> None:
+        self.values[name] = value
+        if value is None:
+            self.nulls[name] = reason
+
+
+def _floats(table: pa.Table, name: str) -> np.ndarray:
+    """A column as float64, null as NaN."""
+    import numpy as np
+
+    return np.array([np.nan if v is None else v for v in table[name].to_pylist()], dtype=np.float64)

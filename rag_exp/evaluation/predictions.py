@@ -1,0 +1,91 @@
+"""The predictions file: one row a question, everything that a metric or a look at one question needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag_exp.core.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILE = "predictions.parquet"
+
+# name -> (Arrow type, what it holds). Lists over passages are in the order of retrieval, best first.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "id": ("string", "question id"),
+    "question": ("string", "its wording"),
+    "template": ("string", "which kind of question it is; '' where the source does not say"),
+    "hops": ("int32", "passages that must be read together"),
+    "answers": ("list<string>", "accepted answers"),
+    "target": ("string", "the answer that is scored: the first of `answers`"),
+    "target_tokens": ("int32", "its tokens, end token included"),
+    "answer_bytes": ("int32", "its UTF-8 bytes"),
+    "nll": ("double", "-log p(target) in nats, the sum over its tokens, end token included"),
+    "nll_any": ("double", "-log of the summed probability of the distinct answers (at most evaluation.max_answers)"),
+    "prediction": ("string", "the answer that was written; null where nothing is decoded"),
+    "em": ("double", "SQuAD exact match of `prediction`, maximum over answers"),
+    "f1": ("double", "SQuAD F1 of `prediction`, maximum over answers"),
+    "rows": ("list<int64>", "rows of the passages read; empty where there are none"),
+    "scores": ("list<double>", "their retrieval scores"),
+    "prior": ("list<double>", "p(z|x), softmax of scores over temperature; sums to 1"),
+    "posterior": ("list<double>", "p(z|x,target) with one passage explaining it all; null for joint reading"),
+    "passage_nll": ("list<double>", "-log p(target) given each passage alone; null for joint reading"),
+    "truncated": ("int32", "how many of the passages were cut to fit the reader's context"),
+    "gold": ("list<int64>", "rows of the gold passages; empty where unknown"),
+    "gold_of": ("list<int32>", "for each gold row, which gold id it belongs to (a split passage has several rows)"),
+    "gold_rank": ("int32", "1-based rank of the first gold passage among `rows`; null where none is there"),
+    "gold_in_corpus": ("bool", "whether the corpus asked holds the needed gold passages; null without gold or corpus"),
+    "gold_found": ("bool", "whether any gold passage is among `rows`; null without gold or passages"),
+    "answer_found": ("bool", "whether an answer string occurs in a passage read; null where none is read"),
+    "entropy": ("double", "H(answer | question) of the generating process, nats; null where unknown"),
+    "entropy_given_gold": ("double", "H(answer | question, gold passages), nats; null where unknown"),
+}
+
+
+def schema() -> pa.Schema:
+    """The Arrow schema of :data:`COLUMNS`."""
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "double": pa.float64(),
+        "int32": pa.int32(),
+        "bool": pa.bool_(),
+        "list<string>": pa.list_(pa.string()),
+        "list<double>": pa.list_(pa.float64()),
+        "list<int64>": pa.list_(pa.int64()),
+        "list<int32>": pa.list_(pa.int32()),
+    }
+    return pa.schema([(name, types[kind]) for name, (kind, _) in COLUMNS.items()])
+
+
+def write_predictions(rows: list[dict[str, object]], folder: Path) -> Path:
+    """Write one row a question (keys as :data:`COLUMNS`) to ``folder/predictions.parquet``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / FILE
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema()), path, compression="zstd")
+    return path
+
+
+def read_predictions(path: Path) -> pa.Table:
+    """Read a predictions file, or that of a folder.
+
+    Raises:
+        DataError: it is missing, unreadable or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = path / FILE if path.is_dir() else path
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as e:
+        raise DataError(f"{path}: no readable predictions there ({e}).") from e
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path}: not a predictions file of this version; it lacks {', '.join(missing)}.")
+    return table

@@ -1,0 +1,237 @@
+"""The result of a fit, which is also the fit card: all that figures and words need, in one JSON text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.forms import AXES, Form, form_by_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CARD_SCHEMA = 1
+CARD_DRAWS = 1000
+_MIN_DRAWS = 40
+
+
+class Prediction(NamedTuple):
+    """Predicted losses with a pointwise interval of the curve (not of a new run, which adds its own noise).
+
+    ``beyond_n`` is each point's distance from the data: decades outside the range of the axis that is farthest out.
+    """
+
+    value_n: np.ndarray
+    low_n: np.ndarray
+    high_n: np.ndarray
+    beyond_n: np.ndarray
+
+
+@dataclass
+class LawFit:
+    """A fitted law.
+
+    Attributes:
+        form: what was fitted.
+        params: the papers' names to values; a term is sign * coefficient * axis^(+-exponent).
+        objective: the minimum reached, a sum over rows.
+        intervals: per parameter (low, high) at ``level``; None where nothing was resampled, or where
+            ``unidentified`` names the parameter.
+        draws_Rp: parameters of every replicate (thinned on a card read back); None without replicates.
+        certificate: ``gradient`` (a cosine, 0 at a minimum) and the ``goal`` it met, ``starts``, ``agreeing`` starts,
+            ``basins``, ``runner_up_gap`` (relative objective of the next basin), ``eigenvalue_ratio`` and
+            ``flat_direction`` of the Hessian, and what the replicates did.
+        warnings: what a reader must know.
+        rows: axes and losses used (``axes``, ``y``, ``weights``, ``positions``) and ``left_out`` with reasons.
+        unidentified: parameters that the data say nothing about.
+    """
+
+    form: Form
+    y: str
+    loss: str
+    delta: float | None
+    params: dict[str, float]
+    objective: float
+    fixed: dict[str, float]
+    level: float
+    intervals: dict[str, tuple[float, float] | None]
+    draws_Rp: np.ndarray | None
+    certificate: dict[str, Any]
+    rows: dict[str, Any]
+    resampling: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    unidentified: list[str] = field(default_factory=list)
+    definitions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def draws(self) -> pd.DataFrame:
+        """One row per replicate, one column per parameter.
+
+        Raises:
+            LawError: nothing was resampled.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self._draws(), columns=list(self.form.parameters))
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of every axis among the rows used."""
+        return {axis: (float(min(v)), float(max(v))) for axis, v in self.rows["axes"].items()}
+
+    def predict(self, data: Any, interval: float | None = None) -> np.ndarray | Prediction:
+        """Losses that the law says at ``data``.
+
+        Args:
+            data: a DataFrame or mapping with the form's axes; numbers and arrays are broadcast together.
+            interval: level of a pointwise interval over the replicates (0.95, say), or None for values alone.
+
+        Returns:
+            values [n], or a :class:`Prediction`.
+
+        Raises:
+            LawError: an axis is absent or not positive, or an interval is asked for and there are no replicates.
+        """
+        value = self.values(data, np.array([[self.params[p] for p in self.form.parameters]]))[0]
+        if interval is None:
+            return value
+        tail = 50 * (1 - interval)
+        low, high = np.percentile(self.predict_draws(data), [tail, 100 - tail], axis=0)
+        return Prediction(value, low, high, self.beyond(data))
+
+    def predict_draws(self, data: Any) -> np.ndarray:
+        """Predictions of every replicate at ``data``: [R, n]."""
+        return self.values(data, self._draws())
+
+    def beyond(self, data: Any) -> np.ndarray:
+        """Decades that each point lies outside the data's range, on the axis where that is most; 0 within: [n]."""
+        out = []
+        for axis, log_n in self._logs(data).items():
+            low, high = (math.log(v) for v in self.ranges[axis])
+            out.append(np.maximum(np.maximum(low - log_n, log_n - high), 0.0) / math.log(10))
+        return np.round(np.max(out, axis=0), 12)
+
+    def residuals(self) -> np.ndarray:
+        """log(prediction / loss) of the rows used (prediction - loss for ``ls_raw``): [n]."""
+        value, y = self.predict(self.rows["axes"]), np.asarray(self.rows["y"])
+        assert isinstance(value, np.ndarray)
+        return value - y if self.loss == "ls_raw" else np.log(value / y)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fit card as plain values (see :meth:`to_json`)."""
+        draws = self.draws_Rp
+        if draws is not None and len(draws) > CARD_DRAWS:
+            draws = draws[np.linspace(0, len(draws) - 1, CARD_DRAWS).round().astype(int)]
+        return {
+            "schema": CARD_SCHEMA,
+            "form": self.form.label,
+            "equation": self.form.equation,
+            "y": self.y,
+            "loss": self.loss,
+            "delta": self.delta,
+            "params": self.params,
+            "intervals": {k: None if v is None else list(v) for k, v in self.intervals.items()},
+            "level": self.level,
+            "fixed": self.fixed,
+            "objective": self.objective,
+            "certificate": self.certificate,
+            "warnings": self.warnings,
+            "unidentified": self.unidentified,
+            "definitions": self.definitions or {v: AXES.get(v, v) for v in self.form.variables},
+            "ranges": {k: list(v) for k, v in self.ranges.items()},
+            "resampling": self.resampling,
+            "versions": self.versions,
+            "rows": self.rows,
+            "draws": None if draws is None else {p: draws[:, i].tolist() for i, p in enumerate(self.form.parameters)},
+        }
+
+    def to_json(self) -> str:
+        """The fit card: form, loss, definitions, rows used and left out, seeds, versions, intervals and draws.
+
+        At most 1,000 draws are kept, evenly thinned; the intervals on the card are those of all draws.
+        """
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> LawFit:
+        """Read a fit card.
+
+        Raises:
+            LawError: the text is not a fit card of this schema.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except ValueError as e:
+            raise LawError(f"Not a fit card: {e}.") from e
+
+    @classmethod
+    def from_dict(cls, card: Mapping[str, Any]) -> LawFit:
+        """Read :meth:`to_dict`'s values back."""
+        if card.get("schema") != CARD_SCHEMA:
+            raise LawError(f"Not a fit card of schema {CARD_SCHEMA}: its schema is {card.get('schema')!r}.")
+        form = form_by_name(card["form"])
+        draws = card["draws"]
+        return cls(
+            form=form,
+            y=card["y"],
+            loss=card["loss"],
+            delta=card["delta"],
+            params=dict(card["params"]),
+            objective=card["objective"],
+            fixed=dict(card["fixed"]),
+            level=card["level"],
+            intervals={k: None if v is None else (v[0], v[1]) for k, v in card["intervals"].items()},
+            draws_Rp=None if draws is None else np.array([draws[p] for p in form.parameters]).T,
+            certificate=dict(card["certificate"]),
+            rows=dict(card["rows"]),
+            resampling=dict(card["resampling"]),
+            warnings=list(card["warnings"]),
+            unidentified=list(card["unidentified"]),
+            definitions=dict(card["definitions"]),
+            versions=dict(card["versions"]),
+        )
+
+    def _draws(self) -> np.ndarray:
+        if self.draws_Rp is None or len(self.draws_Rp) < _MIN_DRAWS:
+            have = 0 if self.draws_Rp is None else len(self.draws_Rp)
+            raise LawError(
+                f"An interval needs at least {_MIN_DRAWS} replicates; this fit has {have}. Fit with bootstrap=500."
+            )
+        return self.draws_Rp
+
+    def _logs(self, data: Any) -> dict[str, np.ndarray]:
+        names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
+        found = {}
+        for axis in self.form.variables:
+            if axis not in names:
+                raise LawError(f"A prediction of {self.form.label} needs {axis!r}.{did_you_mean(axis, names)}")
+            found[axis] = np.atleast_1d(np.asarray(data[axis], dtype=float))
+            if not (found[axis] > 0).all():
+                raise LawError(f"A prediction of {self.form.label} needs positive values of {axis}.")
+        shape = np.broadcast_shapes(*(v.shape for v in found.values()))
+        return {axis: np.log(np.broadcast_to(v, shape)) for axis, v in found.items()}
+
+    def values(self, data: Any, params_Rp: np.ndarray) -> np.ndarray:
+        """What the form says at ``data`` with other parameters (in the form's order): [R, n]."""
+        logs = self._logs(data)
+        column = {p: params_Rp[:, i, None] for i, p in enumerate(self.form.parameters)}
+        total = column[self.form.floor] if self.form.floor else 0.0
+        for term in self.form.terms:
+            # The coefficient enters the exponent: alone it may be 1e40 where its power is 1e-40.
+            with np.errstate(divide="ignore"):
+                log_term = np.log(column[term.coefficient])
+            other: Any = 1.0
+            for f in term.factors:
+                if f.exponent is None:
+                    other = other * logs[f.variable]
+                else:
+                    log_term = log_term + f.direction * column[f.exponent] * logs[f.variable]
+            total = total + term.sign * np.exp(log_term) * other
+        return np.asarray(total)

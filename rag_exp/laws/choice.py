@@ -1,0 +1,169 @@
+"""Choosing among forms by what they say about levels that they were not shown.
+
+The largest level of an axis is held out, each form is fitted to the rest, and its error there is measured;
+AICc stands beside it. In-sample error never decides. Folds are ordered, never random: a law is for what lies ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rag_exp.core.errors import LawError
+from rag_exp.laws.fitting import fit
+from rag_exp.laws.forms import AXES, Form, form_by_name
+from rag_exp.laws.rows import read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def compare(
+    forms: Iterable[str | Form],
+    data: Any,
+    holdout: str | Sequence[str] = "largest_N",
+    *,
+    y: str = "loss",
+    loss: str = "huber_log",
+    delta: float = 1e-3,
+    weights: Sequence[float] | None = None,
+    missing: str = "error",
+) -> pd.DataFrame:
+    """Fit every form without the largest level of an axis, and measure it there.
+
+    Args:
+        forms: names or forms.
+        holdout: ``"largest_N"`` (or D, M, K), ``"largest_compute"`` (largest N * D, one fifth of the rows), or several.
+
+    Returns:
+        One row per form, the best first. Columns: ``form``, ``equation``, ``parameters``, ``rows``,
+        ``rmse`` (in sample) and ``aicc`` (both from least squares on log residuals), and per hold-out H:
+        ``H.rmse`` and ``H.bias`` (log residuals: 0.01 is about 1% of the loss), ``H.rows``; ``heldout`` is the root
+        mean square over hold-outs and orders the table. A form that could not be fitted has nulls and a ``reason``.
+        ``attrs["nearest"]`` holds what repeating the nearest kept level would err, per hold-out.
+
+    Raises:
+        LawError: an unknown hold-out, or no rows.
+    """
+    import pandas as pd
+
+    holdouts = [holdout] if isinstance(holdout, str) else list(holdout)
+    candidates = [form_by_name(f) for f in forms]
+    if not candidates or not holdouts:
+        raise LawError("compare needs at least one form and one hold-out.")
+    axes = _axes(data, candidates)
+    columns = {v: data[v] for v in [*axes, y]}
+    n = len(list(columns[y]))
+    w = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
+    masks = {h: _held_out(h, columns, y, missing) for h in holdouts}
+    rows = []
+    for form in candidates:
+        row: dict[str, Any] = {"form": form.label, "equation": form.equation, "parameters": len(form.parameters)}
+        row |= {"rows": n, "rmse": None, "aicc": None}
+        reasons = []
+        try:
+            whole = fit(form, columns, y=y, loss="ls_log", weights=w, missing=missing)  # type: ignore[arg-type]
+            row |= _in_sample(whole)
+        except LawError as e:
+            reasons.append(str(e))
+        errors = []
+        for name, mask in masks.items():
+            row |= {f"{name}.rmse": None, f"{name}.bias": None, f"{name}.rows": int(mask.sum())}
+            try:
+                part = fit(form, _take(columns, ~mask), y=y, loss=loss, delta=delta, weights=w[~mask], missing=missing)  # type: ignore[arg-type]
+                error = _log_error(part, _take(columns, mask), y)
+            except LawError as e:
+                reasons.append(f"without {name.replace('_', ' ')}: {e}")
+                continue
+            row[f"{name}.rmse"], row[f"{name}.bias"] = float(np.sqrt((error**2).mean())), float(error.mean())
+            errors.append(row[f"{name}.rmse"])
+        row["heldout"] = float(np.sqrt(np.mean(np.square(errors)))) if len(errors) == len(masks) else None
+        row["reason"] = " ".join(dict.fromkeys(reasons)) or None
+        rows.append(row)
+    rows.sort(key=lambda r: (r["heldout"] is None, r["heldout"] or 0.0))
+    table = pd.DataFrame(rows).astype(object).where(lambda t: t.notna(), None)
+    table.attrs["nearest"] = {h: _nearest(columns, m, y, axes, h) for h, m in masks.items()}
+    return table
+
+
+def choose(table: pd.DataFrame) -> str:
+    """The form with the smallest held-out error; where none has one, smallest AICc; else fewest parameters.
+
+    Raises:
+        LawError: no form could be fitted; the message holds every reason.
+    """
+    fitted = table[[rmse is not None for rmse in table["rmse"]]]
+    for column in ("heldout", "aicc", "parameters"):
+        known = [(value, form) for value, form in zip(fitted[column], fitted["form"], strict=True) if value is not None]
+        if known:
+            return min(known)[1]
+    reasons = " ".join(f"{f}: {r}" for f, r in zip(table["form"], table["reason"], strict=True))
+    raise LawError(f"None of the forms could be fitted. {reasons}")
+
+
+def _axes(data: Any, forms: list[Form]) -> list[str]:
+    names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
+    wanted = dict.fromkeys(v for f in forms for v in f.variables)
+    return [a for a in dict.fromkeys([*wanted, *AXES]) if a in names]
+
+
+def _take(columns: Mapping[str, Any], mask: np.ndarray) -> dict[str, list[Any]]:
+    return {k: [v for v, keep in zip(values, mask, strict=True) if keep] for k, values in columns.items()}
+
+
+def _floats(values: Any) -> np.ndarray:
+    return np.array([np.nan if v is None else float(v) for v in values])
+
+
+def _held_out(holdout: str, columns: Mapping[str, Any], y: str, missing: str) -> np.ndarray:
+    kind, _, axis = holdout.partition("_")
+    needed = ["N", "D"] if axis == "compute" else [axis]
+    if kind != "largest" or any(a not in columns for a in needed):
+        known = [f"largest_{a}" for a in columns if a != y] + ["largest_compute"] * ({"N", "D"} <= set(columns))
+        raise LawError(f"holdout={holdout!r} is not known here. Known: {', '.join(known)}.")
+    if axis == "compute":
+        compute = _floats(columns["N"]) * _floats(columns["D"])
+        order = np.argsort(compute, kind="stable")
+        mask = np.zeros(len(compute), dtype=bool)
+        mask[order[-max(1, len(order) // 5) :]] = True
+        return mask
+    values = _floats(columns[axis])
+    return values == np.nanmax(values) if np.isfinite(values).any() else np.zeros(len(values), dtype=bool)
+
+
+def _in_sample(law: Any) -> dict[str, Any]:
+    r, w = law.residuals(), np.asarray(law.rows["weights"])
+    n, k = float(w.sum()), len(law.form.parameters) + 1  # the noise's variance is a parameter too
+    mean_square = float((w * r**2).sum() / n)
+    aicc = None
+    if n - k - 1 > 0 and mean_square > 0:
+        aicc = n * float(np.log(mean_square)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+    return {"rows": len(r), "rmse": float(np.sqrt(mean_square)), "aicc": aicc}
+
+
+def _log_error(law: Any, held: Mapping[str, Any], y: str) -> np.ndarray:
+    rows = read_rows(law.form, held, y, missing="leave_out")
+    if not len(rows):
+        raise LawError("No row is held out.")
+    value = law.predict(rows.axes)
+    if not (value > 0).all():
+        raise LawError(f"{law.form.label} falls below zero at the held-out level.")
+    return np.log(value / rows.y_n)
+
+
+def _nearest(columns: Mapping[str, Any], mask: np.ndarray, y: str, axes: list[str], holdout: str) -> float | None:
+    """RMSE of log losses when each held-out row repeats the kept row nearest in log distance."""
+    logs = np.log(np.stack([_floats(columns[a]) for a in axes]))
+    losses = _floats(columns[y])
+    usable = np.isfinite(logs).all(0) & (losses > 0)
+    kept, held = np.flatnonzero(usable & ~mask), np.flatnonzero(usable & mask)
+    if not len(kept) or not len(held):
+        return None
+    # The held-out axis is passed over for free: what repeats is the same row at the nearest kept level.
+    axis = holdout.partition("_")[2]
+    scale = np.array([1e-3 if a == axis else 1.0 for a in axes])[:, None, None]
+    distance = (np.abs(logs[:, held, None] - logs[:, None, kept]) * scale).sum(0)
+    error = np.log(losses[kept[distance.argmin(1)]] / losses[held])
+    return float(np.sqrt((error**2).mean()))

@@ -1,0 +1,149 @@
+"""A batched, damped Newton method inside bounds, which runs until a stated gradient is met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rag_exp.laws.engine import GOAL, Objective
+
+MAX_STEPS = 200
+WARM_STEPS = 60
+STAGE_STEPS = 40
+VALLEY_STEPS = 2000
+STAGES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+_TRIES = 8
+_PATIENCE = 12
+_PER_PROBLEM = ("theta_Rp", "loss_R", "gradient_R", "converged_R")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where R problems ended.
+
+    ``gradient_R`` is ``Derivatives.cosine`` over the parameters that no bound holds; it met its goal where converged.
+    """
+
+    theta_Rp: np.ndarray
+    loss_R: np.ndarray
+    gradient_R: np.ndarray
+    converged_R: np.ndarray
+    steps: int
+
+    def pick(self, which: np.ndarray) -> Solution:
+        """Copies of some of the problems' ends."""
+        return Solution(*(getattr(self, name)[which] for name in _PER_PROBLEM), self.steps)
+
+    def put(self, which: np.ndarray, other: Solution) -> None:
+        """Replace the ends of some of the problems."""
+        for name in _PER_PROBLEM:
+            getattr(self, name)[which] = getattr(other, name)
+
+
+def newton(
+    objective: Objective, start_Rp: np.ndarray, low_p: np.ndarray, high_p: np.ndarray, max_steps: int = MAX_STEPS
+) -> Solution:
+    """Minimise every problem from its start by damped Newton steps on the exact Hessian, inside the bounds.
+
+    Directions of negative curvature are followed downhill (absolute eigenvalues); a step that raises the
+    objective is damped and tried again; parameters that a bound holds leave the system, and one that a step
+    brings to its bound stays there while the step is solved again for the others.
+    """
+    theta = np.clip(start_Rp, low_p, high_p)
+    loss = objective.loss(theta)
+    R = len(theta)
+    damping = np.full(R, 1e-2)
+    gradient, goal = np.full(R, np.inf), np.full(R, GOAL)
+    stalls = np.zeros(R, dtype=int)
+    todo = np.flatnonzero(np.isfinite(loss))
+    steps = 0
+    while len(todo):
+        part = objective.rows(todo)
+        d = part.derivatives(theta[todo])
+        moving = _moving(theta[todo], d.gradient_Rp, d.columns_Rp, low_p, high_p)
+        gradient[todo], goal[todo] = d.cosine(moving), d.goal_R
+        ongoing = (gradient[todo] > goal[todo]) & (stalls[todo] < _PATIENCE)
+        if steps == max_steps or not ongoing.any():
+            break
+        todo, moving, part, d = todo[ongoing], moving[ongoing], objective.rows(todo[ongoing]), d.rows(ongoing)
+        steps += 1
+        # A column that is nearly zero (its coefficient is) must not make its exponent leap.
+        scale = np.where(moving, 1.0 / np.maximum(d.columns_Rp, 1e-3 * d.columns_Rp.max(1, keepdims=True)), 0.0)
+        g = d.gradient_Rp * scale
+        values, vectors = np.linalg.eigh(d.hessian_Rpp * scale[:, :, None] * scale[:, None, :])
+        size = np.abs(values)
+        size = np.maximum(size, 1e-12 * size.max(1, keepdims=True) + 1e-300)
+        left = np.arange(len(todo))
+        for _ in range(_TRIES):
+            who = todo[left]
+            damped = size[left] + damping[who, None]
+            model = np.matmul(vectors[left] * damped[:, None, :], vectors[left].transpose(0, 2, 1))
+            unit = np.where(moving[left], scale[left], 1.0)
+            move = _boxed(model, g[left], (low_p - theta[who]) / unit, (high_p - theta[who]) / unit, moving[left])
+            trial = np.clip(theta[who] + move * scale[left], low_p, high_p)
+            fall = loss[who] - part.rows(left).loss(trial)
+            expected = -(g[left] * move).sum(1) - 0.5 * np.einsum("rp,rpk,rk->r", move, model, move)
+            good = fall >= -d.rounding_R[left]
+            tiny = np.abs(fall) <= d.rounding_R[left]
+            theta[who[good]] = trial[good]
+            loss[who[good]] -= fall[good]
+            stalls[who] = np.where(good, np.where(tiny, stalls[who] + 1, 0), stalls[who])
+            ratio = np.where(tiny, 1.0, fall / np.maximum(expected, 1e-300))
+            change = np.where(ratio > 0.1, 0.1, 1.0)
+            damping[who] = np.clip(np.where(good, damping[who] * change, damping[who] * 8 + 1e-9), 1e-15, 1e12)
+            left = left[~good]
+            if not len(left):
+                break
+        stalls[todo[left]] += _PATIENCE // 3
+    return Solution(theta, loss, gradient, gradient <= goal, steps)
+
+
+def minimise(
+    objective: Objective, start_Rp: np.ndarray, low_p: np.ndarray, high_p: np.ndarray, staged: bool
+) -> Solution:
+    """:func:`newton` from afar (``staged``) or from a nearby optimum.
+
+    Huber's loss with a small delta is nearly the sum of absolute residuals, on which Newton steps from afar
+    stall. Staged, the threshold shrinks tenfold at a time, each stage starting the next one close enough.
+    """
+    if not staged:
+        return newton(objective, start_Rp, low_p, high_p, WARM_STEPS)
+    theta = start_Rp
+    if np.isfinite(objective.delta):
+        for delta in (s for s in STAGES if s > objective.delta):
+            theta = newton(objective.at(delta), theta, low_p, high_p, STAGE_STEPS).theta_Rp
+    found = newton(objective, theta, low_p, high_p)
+    slow = np.flatnonzero(~found.converged_R & np.isfinite(found.loss_R))
+    if len(slow):
+        # A long curved valley (an exponent near 0, where floor and coefficient all but cancel) takes many steps.
+        more = newton(objective.rows(slow), found.theta_Rp[slow], low_p, high_p, VALLEY_STEPS)
+        found.put(slow, more)
+    return found
+
+
+def _moving(
+    theta_Rp: np.ndarray, gradient_Rp: np.ndarray, columns_Rp: np.ndarray, low_p: np.ndarray, high_p: np.ndarray
+) -> np.ndarray:
+    pinned = ((theta_Rp <= low_p) & (gradient_Rp > 0)) | ((theta_Rp >= high_p) & (gradient_Rp < 0))
+    return ~pinned & (low_p < high_p) & (columns_Rp > 0)
+
+
+def _boxed(
+    model_Rpp: np.ndarray, g_Rp: np.ndarray, low_Rp: np.ndarray, high_Rp: np.ndarray, moving_Rp: np.ndarray
+) -> np.ndarray:
+    """Minimisers of ``g s + s M s / 2`` inside a box: what meets a bound stays there while the others adapt to it."""
+    step = np.zeros_like(g_Rp)
+    held = ~moving_Rp
+    eye = np.eye(g_Rp.shape[1])
+    for _ in range(g_Rp.shape[1]):
+        stay = np.where(held, step, 0.0)
+        right = np.where(held, step, -g_Rp - np.matmul(model_Rpp, stay[:, :, None])[:, :, 0])
+        system = np.where(held[:, :, None] | held[:, None, :], eye, model_Rpp)
+        step = np.linalg.solve(system, right[:, :, None])[:, :, 0]
+        over = ~held & ((step < low_Rp) | (step > high_Rp))
+        if not over.any():
+            break
+        step = np.where(over, np.clip(step, low_Rp, high_Rp), step)
+        held = held | over
+    return step

@@ -1,0 +1,53 @@
+"""Options of ``rag-exp fit``: which forms are tried on a study, with what loss, and how intervals are made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from rag_exp.core.errors import LawError
+from rag_exp.core.options import Options, Registry
+from rag_exp.laws.forms import form_by_name
+
+LAWS = Registry("law")
+
+Loss = Literal["huber_log", "lad_log", "ls_log", "ls_raw"]
+
+
+@LAWS.register
+class LawOptions(Options):
+    """Candidate forms per axis; among those of one list the error on the held-out largest level decides."""
+
+    kind: Literal["forms"] = "forms"
+    metric: str | None = Field(None, description="what is fitted, in nats; null: the study's primary metric")
+    arm: str = Field("dense", description="the arm whose runs are fitted")
+    over_N: tuple[str, ...] = Field(("power(N)", "saturating(N)"), description="candidates in the parameters alone")
+    over_M: tuple[str, ...] = Field(
+        ("saturating(M)", "gain(M)", "log_gain(M)", "rising(M)"), description="candidates in the corpus size alone"
+    )
+    joint: tuple[str, ...] = Field(
+        ("joint", "joint_gain", "joint_log_gain", "joint_rising"), description="candidates in both"
+    )
+    loss: Loss = Field("huber_log", description="of the residuals (see rag_exp.laws.fit)")
+    delta: float = Field(
+        0.02, gt=0, description="Huber's threshold, in log units: residuals beyond it count as outliers"
+    )
+    bootstrap: int = Field(500, ge=0, le=100_000, description="replicates behind every interval; 0: no intervals")
+    resample: Literal["auto", "questions", "case", "cluster", "wild"] = Field(
+        "auto",
+        description="what a replicate resamples; auto: questions and the runs' residuals where the answers' losses are "
+        "at hand, else the runs' residuals (clustered by checkpoint)",
+    )
+    level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
+    seed: int = 0
+
+    @field_validator("over_N", "over_M", "joint")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                form_by_name(name)
+            except LawError as e:
+                raise ValueError(str(e)) from e
+        return names

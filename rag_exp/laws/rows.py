@@ -1,0 +1,193 @@
+"""The rows of a fit: read, checked, and each row left out with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.forms import Form
+
+MIN_LEVELS = 3
+NOT_LOSSES = ("ppl", "perplexity", "accuracy", "exact_match", "em", "f1", "recall")
+
+
+@dataclass
+class Rows:
+    """Rows that a fit uses, in the given order.
+
+    Attributes:
+        axes: values of every axis of the form, each [n].
+        y_n: what is fitted.
+        w_n: weights.
+        clusters_n: an integer per row, equal for rows of one cluster; None where no clusters were given.
+        positions_n: the rows' positions in the given data.
+        left_out: ``{"row": position, "reason": words}`` for every row not used.
+        warnings: what a reader of the fit should know about the rows.
+    """
+
+    axes: dict[str, np.ndarray]
+    y_n: np.ndarray
+    w_n: np.ndarray
+    clusters_n: np.ndarray | None
+    positions_n: np.ndarray
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.y_n)
+
+    def take(self, keep: np.ndarray) -> Rows:
+        """The rows at the positions (or under the mask) ``keep``."""
+        return Rows(
+            {k: v[keep] for k, v in self.axes.items()},
+            self.y_n[keep],
+            self.w_n[keep],
+            None if self.clusters_n is None else self.clusters_n[keep],
+            self.positions_n[keep],
+            self.left_out,
+            self.warnings,
+        )
+
+    def logs(self) -> dict[str, np.ndarray]:
+        return {k: np.log(v) for k, v in self.axes.items()}
+
+
+def read_rows(
+    form: Form,
+    data: Any,
+    y: str,
+    *,
+    weights: str | Sequence[float] | None = None,
+    cluster: str | Sequence[Any] | None = None,
+    missing: str = "error",
+    log: bool = True,
+) -> Rows:
+    """Take the form's axes and ``y`` out of a DataFrame or a mapping of arrays.
+
+    Args:
+        missing: what a null or NaN is: ``"error"``, or ``"leave_out"`` (the row goes, with its reason).
+        log: whether residuals are taken in logarithms, so that ``y`` must be positive.
+
+    Raises:
+        LawError: a column is absent, lengths differ, or a value cannot be used.
+    """
+    names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
+    columns: dict[str, np.ndarray] = {}
+    for name in (*form.variables, y):
+        if name not in names:
+            raise LawError(
+                f"Form {form.label} needs the column {name!r}, which the data do not have.{did_you_mean(name, names)} "
+                f"Columns: {', '.join(names[:30])}{', ...' if len(names) > 30 else ''}."
+            )
+        columns[name] = _numbers(data[name], name)
+    lengths = {name: len(v) for name, v in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise LawError(f"Columns differ in length: {', '.join(f'{k} has {v}' for k, v in lengths.items())}.")
+    n = lengths[y]
+    left_out = _usable(form, columns, y, n, missing, log)
+    gone = {row["row"] for row in left_out}
+    keep = np.array([i for i in range(n) if i not in gone], dtype=int)
+    rows = Rows(
+        {v: columns[v][keep] for v in form.variables},
+        columns[y][keep],
+        _weights(data, weights, n)[keep],
+        None if cluster is None else _clusters(data, cluster, n)[keep],
+        keep,
+        left_out,
+    )
+    if any(part in NOT_LOSSES for part in y.lower().replace("@", "_").split("_")):
+        rows.warnings.append(f"{y!r} looks like a score, not a loss in nats; forms here are laws of losses")
+    return rows
+
+
+def check_rows(form: Form, rows: Rows, free: int, fixed: Mapping[str, float]) -> None:
+    """Refuse data that cannot carry the form.
+
+    Raises:
+        LawError: no rows, constant losses, fewer than three levels of an axis, fewer rows than free parameters.
+    """
+    if not len(rows):
+        raise LawError(f"No row is left to fit {form.label} to. " + _reasons(rows.left_out))
+    for axis, values in rows.axes.items():
+        held = [
+            f.exponent in fixed and t.coefficient in fixed for t in form.terms for f in t.factors if f.variable == axis
+        ]
+        if all(held):
+            continue
+        levels = np.unique(values[rows.w_n > 0])
+        if len(levels) < MIN_LEVELS:
+            shown = ", ".join(f"{v:g}" for v in levels)
+            raise LawError(
+                f"{form.label} needs at least {MIN_LEVELS} levels of {axis}; the data have {len(levels)} ({shown}). "
+                f"Add runs at other values of {axis}, or fit a form without it."
+            )
+    spread = np.ptp(rows.y_n)
+    if spread <= 1e-12 * np.abs(rows.y_n).max():
+        raise LawError(f"The losses are constant ({rows.y_n[0]:g} in all {len(rows)} rows): there is nothing to fit.")
+    if len(rows) < free:
+        raise LawError(f"{form.label} has {free} free parameters, but the data have only {len(rows)} rows.")
+
+
+def _numbers(column: Any, name: str) -> np.ndarray:
+    try:
+        values = [math.nan if v is None else float(v) for v in column]
+    except (TypeError, ValueError) as e:
+        raise LawError(f"Column {name!r} holds something that is not a number ({e}).") from e
+    return np.array(values, dtype=float)
+
+
+def _usable(
+    form: Form, columns: dict[str, np.ndarray], y: str, n: int, missing: str, log: bool
+) -> list[dict[str, Any]]:
+    left_out = []
+    for i in range(n):
+        for name in (*form.variables, y):
+            value = columns[name][i]
+            what = "loss" if name == y else "axis"
+            if math.isnan(value):
+                reason = f"{name} is missing"
+                if missing == "error":
+                    raise LawError(
+                        f"Row {i}: {reason} (null or NaN). Drop the row, or give missing='leave_out' to have it left "
+                        "out and listed on the fit card."
+                    )
+                left_out.append({"row": i, "reason": reason})
+                break
+            if math.isinf(value) or (value <= 0 and (name != y or log)):
+                raise LawError(
+                    f"Row {i}: the {what} {name} is {value:g}; it must be {'finite and ' * math.isinf(value)}positive"
+                    + (" (residuals are taken in logarithms; loss='ls_raw' takes any)." if name == y else ".")
+                )
+    return left_out
+
+
+def _weights(data: Any, weights: str | Sequence[float] | None, n: int) -> np.ndarray:
+    if weights is None:
+        return np.ones(n)
+    found = _numbers(data[weights] if isinstance(weights, str) else weights, "weights")
+    if len(found) != n:
+        raise LawError(f"{len(found)} weights for {n} rows.")
+    if not (np.isfinite(found).all() and (found >= 0).all() and (found > 0).any()):
+        raise LawError("Weights must be finite and not negative, and some must be positive.")
+    return found
+
+
+def _clusters(data: Any, cluster: str | Sequence[Any], n: int) -> np.ndarray:
+    labels = [str(v) for v in (data[cluster] if isinstance(cluster, str) else cluster)]
+    if len(labels) != n:
+        raise LawError(f"{len(labels)} cluster labels for {n} rows.")
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def _reasons(left_out: list[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for row in left_out:
+        counts[row["reason"]] = counts.get(row["reason"], 0) + 1
+    if not counts:
+        return "The data are empty."
+    return "Left out: " + "; ".join(f"{n} rows because {reason}" for reason, n in counts.items()) + "."

@@ -1,0 +1,108 @@
+"""Resampling: what a replicate is. Refitting the replicates is the work of ``fitting``.
+
+* questions: the same questions are drawn for all runs together, so that what is common to them (an easy
+  set of questions lowers every run's loss) is common in the replicate too;
+* case: rows; cluster: all rows of a run or checkpoint together;
+* wild: the fit plus every residual (or cluster of residuals) times a random factor (Wu 1986; Webb's six points).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rag_exp.core.errors import LawError
+from rag_exp.core.rng import numpy_rng
+from rag_exp.laws.rows import MIN_LEVELS, Rows
+
+_WEBB = np.sqrt([0.5, 1.0, 1.5])
+_TRIES = 40
+
+
+def question_bootstrap(nll_by_run: Mapping[str, Any], draws: int, seed: int = 0) -> np.ndarray:
+    """Mean losses of all runs under resampled questions.
+
+    Args:
+        nll_by_run: for every run its losses on the same questions in the same order, each [Q].
+        draws: how many replicates.
+
+    Returns:
+        [draws, runs], runs in the mapping's order: ``replicates`` of :func:`rag_exp.laws.fit`.
+
+    Raises:
+        LawError: no runs or draws, runs with different numbers of questions, or a loss that is not finite.
+    """
+    if not nll_by_run or draws < 1:
+        raise LawError(f"A question bootstrap needs runs and draws; got {len(nll_by_run)} runs and {draws} draws.")
+    columns = {run: np.asarray(values, dtype=float) for run, values in nll_by_run.items()}
+    sizes = {run: v.shape for run, v in columns.items()}
+    first = next(iter(sizes))
+    for run, shape in sizes.items():
+        if shape != sizes[first] or len(shape) != 1 or not shape[0]:
+            raise LawError(
+                f"Runs must answer the same questions: {run} has losses of shape {shape}, {first} of {sizes[first]}."
+            )
+        if not np.isfinite(columns[run]).all():
+            raise LawError(f"Run {run}: {int((~np.isfinite(columns[run])).sum())} of its losses are not finite.")
+    nll_QR = np.stack(list(columns.values()), axis=1)
+    Q = len(nll_QR)
+    rng = numpy_rng(seed, "laws", "questions")
+    out = np.empty((draws, nll_QR.shape[1]))
+    for start in range(0, draws, 64):
+        stop = min(start + 64, draws)
+        counts = rng.multinomial(Q, np.full(Q, 1.0 / Q), size=stop - start)
+        out[start:stop] = counts @ nll_QR / Q
+    return out
+
+
+def resampled_weights(rows: Rows, draws: int, seed: int, by_cluster: bool) -> tuple[np.ndarray, int]:
+    """Weights [draws, n] of a case or cluster bootstrap, and how many resamples were drawn again.
+
+    A resample with fewer than three levels of an axis cannot carry a law. It is drawn again, and counted,
+    since drawing again narrows the intervals.
+
+    Raises:
+        LawError: more than half would be drawn again, or clusters are asked for and not given.
+    """
+    if by_cluster and rows.clusters_n is None:
+        raise LawError("bootstrap_kind='cluster' needs cluster=COLUMN, the run or checkpoint that a row belongs to.")
+    units_n = rows.clusters_n if by_cluster else np.arange(len(rows))
+    assert units_n is not None
+    count = int(units_n.max()) + 1
+    rng = numpy_rng(seed, "laws", "cluster" if by_cluster else "case")
+    levels = [np.unique(v, return_inverse=True)[1] for v in rows.axes.values()]
+    need = [min(MIN_LEVELS, int(level.max()) + 1) for level in levels]
+    out = np.empty((draws, len(rows)))
+    again = 0
+    for r in range(draws):
+        for _ in range(_TRIES):
+            times = np.bincount(rng.integers(count, size=count), minlength=count)[units_n]
+            if all(len(np.unique(level[times > 0])) >= k for level, k in zip(levels, need, strict=True)):
+                break
+            again += 1
+        else:
+            again = _TRIES * draws
+        if again > max(draws, _TRIES):
+            what = "clusters" if by_cluster else "rows"
+            raise LawError(
+                f"{count} {what} are too few for a bootstrap of {what}: more than half of the resamples had fewer than "
+                f"{MIN_LEVELS} levels of an axis. Use bootstrap_kind='wild', or give replicates."
+            )
+        out[r] = rows.w_n * times
+    return out, again
+
+
+def wild_factors(rows: Rows, draws: int, parameters: int, seed: int) -> np.ndarray:
+    """Factors [draws, n] on the residuals: mean 0, equal within a cluster.
+
+    The residuals of a fit are smaller than the errors, because the fit bent to them; n / (n - parameters)
+    makes up for it on average.
+    """
+    units_n = np.arange(len(rows)) if rows.clusters_n is None else rows.clusters_n
+    rng = numpy_rng(seed, "laws", "wild")
+    shape = (draws, int(units_n.max()) + 1)
+    factors = rng.choice(_WEBB, size=shape) * rng.choice([-1.0, 1.0], size=shape)
+    spare = len(rows) - parameters
+    return factors[:, units_n] * np.sqrt(len(rows) / spare) if spare > 0 else factors[:, units_n]

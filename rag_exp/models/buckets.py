@@ -1,0 +1,42 @@
+"""Rows of unequal length, read in groups of nearly equal length, so that padding is not computed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# What starting one more pass costs, in tokens, and the most tokens of one pass. On a CPU, small models spend as long
+# on launching a pass as on some 300 tokens, and beyond about 8,000 tokens their activations leave the cache; a GPU
+# wants few, large passes. Both only decide how the work is cut.
+CPU_PASS, CPU_MOST = 256, 8192
+GPU_PASS, GPU_MOST = 16_384, 1 << 30
+
+
+def length_buckets(lengths_N: np.ndarray, device: str) -> list[np.ndarray]:
+    """Groups of rows to pad and read together: every row once, long rows first.
+
+    Rows are sorted by length and cut where it saves most, as long as the padding saved is worth the
+    start of another pass; groups with too many tokens are then cut evenly.
+
+    Args:
+        lengths_N: tokens of each row.
+        device: torch device type.
+    """
+    start, most = (CPU_PASS, CPU_MOST) if device == "cpu" else (GPU_PASS, GPU_MOST)
+    order = np.argsort(-lengths_N, kind="stable")
+    buckets = []
+    for low, high in _cuts(lengths_N[order], 0, len(order), start):
+        parts = -(-int(lengths_N[order[low]]) * (high - low) // most)
+        buckets += [part for part in np.array_split(order[low:high], max(1, parts)) if len(part)]
+    return buckets
+
+
+def _cuts(falling_N: np.ndarray, low: int, high: int, start: int) -> list[tuple[int, int]]:
+    """Ranges of ``falling_N[low:high]``, cut in two where that saves most, again and again."""
+    if high - low < 2:
+        return [(low, high)]
+    at = np.arange(low + 1, high)
+    saved = (falling_N[low] - falling_N[at]) * (high - at)  # padded to the length at the cut, not to low's
+    best = int(saved.argmax())
+    if saved[best] <= start:
+        return [(low, high)]
+    return _cuts(falling_N, low, int(at[best]), start) + _cuts(falling_N, int(at[best]), high, start)

@@ -1,0 +1,124 @@
+"""Passage vectors on disk: written block by block into a memory map, opened without reading them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.core.errors import DataError
+from rag_exp.retrieval.encoders import passage_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rag_exp.retrieval.encoder import Encoder
+
+BLOCK_ROWS = 8_192  # passages encoded and written at once
+
+
+def embed_passages(
+    encoder: Encoder,
+    passages: Iterable[tuple[str, str]],
+    count: int,
+    folder: Path,
+    batch_size: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Write the vectors of ``passages`` to ``folder/vectors.npy``, float32 [count, D], in their order.
+
+    Memory holds one block of texts and vectors, whatever ``count`` is. The batch size changes nothing but rounding.
+
+    Args:
+        encoder: in whatever mode; it is put back into it.
+        passages: (title, text) pairs, exactly ``count`` of them.
+        count: how many.
+        folder: made if missing.
+        batch_size: texts a forward pass.
+        progress: called with the number of passages done after each block.
+
+    Returns:
+        ``passages``, ``dims``, ``tokens``, ``flops``, ``encode_seconds``.
+
+    Raises:
+        DataError: more or fewer passages than ``count``, or a vector that is not finite (the row is named).
+    """
+    import numpy as np
+
+    from rag_exp.retrieval.exact import as_vectors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    out = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dims))
+    done = tokens = 0
+    start = time.perf_counter()
+    for texts in _blocks(passages):
+        if done + len(texts) > count:
+            raise DataError(f"{folder}: more passages than the {count} that were announced.")
+        vectors, read = encoder.encode_counted(texts, "passage", batch_size)
+        out[done : done + len(texts)] = as_vectors(vectors, first_row=done)
+        done, tokens = done + len(texts), tokens + read
+        if progress is not None:
+            progress(done)
+    if done != count:
+        raise DataError(f"{folder}: {done} passages came, {count} were announced.")
+    out.flush()
+    return {
+        "passages": count,
+        "dims": encoder.dims,
+        "tokens": tokens,
+        "flops": encoder.flops(tokens, count),
+        "encode_seconds": time.perf_counter() - start,
+    }
+
+
+def _blocks(passages: Iterable[tuple[str, str]]) -> Iterable[list[str]]:
+    block: list[str] = []
+    for title, text in passages:
+        block.append(passage_text(title, text))
+        if len(block) == BLOCK_ROWS:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def load_blocks(folders: Sequence[Path], size: int) -> list[np.ndarray]:
+    """The first ``size`` vectors of consecutive shards, memory-mapped read-only: one array per shard touched.
+
+    Raises:
+        DataError: a shard is missing or unreadable, or all of them hold fewer than ``size`` vectors.
+    """
+    import numpy as np
+
+    blocks: list[np.ndarray] = []
+    left = size
+    for folder in folders:
+        if left <= 0:
+            break
+        try:
+            shard = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as e:
+            raise DataError(f"{folder}: no readable embeddings there ({e}).") from e
+        blocks.append(shard[:left])
+        left -= len(blocks[-1])
+    if left > 0:
+        raise DataError(f"These embeddings hold {size - left} passages, {size} are wanted.")
+    return blocks
+
+
+def take_vectors(blocks: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Vectors of ``rows`` (any shape; ids run on over the blocks), float32 [*rows.shape, D]; zeros where negative."""
+    import numpy as np
+
+    flat = np.asarray(rows, dtype=np.int64).reshape(-1)
+    ends = np.cumsum([len(b) for b in blocks])
+    if flat.size and flat.max() >= ends[-1]:
+        raise IndexError(f"row {flat.max()} of {ends[-1]} vectors")
+    out = np.zeros((len(flat), blocks[0].shape[1]), np.float32)
+    block_of = np.searchsorted(ends, flat, side="right")
+    for n, block in enumerate(blocks):
+        here = np.flatnonzero((block_of == n) & (flat >= 0))
+        if len(here):
+            out[here] = block[flat[here] - (ends[n] - len(block))]
+    return out.reshape(*np.shape(rows), -1)

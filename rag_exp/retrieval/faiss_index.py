@@ -1,0 +1,114 @@
+"""What the faiss-backed indexes share: searching, writing, reading, and sampling training vectors."""
+
+from __future__ import annotations
+
+import errno
+import json
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.core.atomic import write_json
+from rag_exp.core.errors import DataError
+from rag_exp.core.rng import derive, numpy_rng
+from rag_exp.retrieval.exact import as_vectors
+from rag_exp.retrieval.index import BuiltIndex, check_width
+from rag_exp.retrieval.results import SearchResult
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ADD_ROWS = 65_536  # vectors are added in blocks of this size, so that a build never depends on how they were stored
+
+
+class FaissIndex(BuiltIndex):
+    """A faiss index over inner products. ``native`` is None when there are no passages.
+
+    Args:
+        native: the trained and filled faiss index.
+        facts: what :meth:`stats` returns; saved and loaded with the index.
+    """
+
+    def __init__(self, native: Any, facts: dict[str, Any]):
+        self.native, self._facts = native, facts
+        self.size, self.dims = facts["passages"], facts["dims"]
+
+    def search(self, queries: np.ndarray, k: int) -> SearchResult:
+        queries = as_vectors(queries, what="query")
+        if self.native is None or not len(queries):
+            self.distances = 0
+            return SearchResult.empty(len(queries), k)
+        check_width(queries, self.dims)
+        self._count_from_zero()
+        scores, ids = self.native.search(queries, k)
+        self.distances = self._counted(len(queries))
+        return SearchResult.of(ids, scores, k)
+
+    @abstractmethod
+    def _count_from_zero(self) -> None:
+        """Reset faiss's process-wide counter of comparisons."""
+
+    @abstractmethod
+    def _counted(self, queries: int) -> int | None:
+        """Comparisons since then."""
+
+    def save(self, folder: Path) -> None:
+        import faiss
+
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "index.json", self._facts)
+        if self.native is None:
+            return
+        try:
+            faiss.write_index(self.native, str(folder / "index.faiss"))
+        except RuntimeError as e:  # faiss hides the cause; a full disk must be known as one
+            code = errno.ENOSPC if "No space" in str(e) else errno.EIO
+            raise OSError(code, f"faiss could not write: {e}") from e
+
+    def stats(self) -> dict[str, Any]:
+        return dict(self._facts)
+
+
+def read_faiss(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The faiss index (None if empty) and the facts that :meth:`FaissIndex.save` wrote.
+
+    Raises:
+        DataError: nothing readable there.
+    """
+    import faiss
+
+    try:
+        facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        return (faiss.read_index(str(folder / "index.faiss")) if facts["passages"] else None), facts
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+        raise DataError(f"{folder}: no readable index there ({e}).") from e
+
+
+def faiss_seed(seed: int, *names: str) -> int:
+    """A seed that fits faiss's 32-bit signed fields."""
+    return derive(seed, *names) & 0x7FFF_FFFF
+
+
+def shape_of(blocks: Sequence[np.ndarray]) -> tuple[int, int]:
+    """(rows, dims) of all blocks together; (0, 0) without blocks."""
+    return sum(len(b) for b in blocks), (blocks[0].shape[1] if blocks else 0)
+
+
+def sample_vectors(blocks: Sequence[np.ndarray], count: int, seed: int) -> np.ndarray:
+    """``count`` distinct rows drawn uniformly under ``seed``, in row order; all rows if there are no more."""
+    import numpy as np
+
+    rows, dims = shape_of(blocks)
+    count = min(count, rows)
+    chosen = np.sort(numpy_rng(seed, "index training sample").choice(rows, size=count, replace=False))
+    out = np.empty((count, dims), np.float32)
+    start = filled = 0
+    for block in blocks:
+        here = chosen[filled : np.searchsorted(chosen, start + len(block))] - start
+        out[filled : filled + len(here)] = block[here]
+        filled, start = filled + len(here), start + len(block)
+    bad = ~np.isfinite(out).all(axis=1)
+    if bad.any():
+        raise DataError(f"The vector of passage {int(chosen[np.argmax(bad)])} holds NaN or infinity.")
+    return out

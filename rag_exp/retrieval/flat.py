@@ -1,0 +1,83 @@
+"""The exact index: every query is compared with every passage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from rag_exp.core.errors import DataError
+from rag_exp.retrieval.exact import as_vectors, exact_topk
+from rag_exp.retrieval.index import INDEXES, BuiltIndex, IndexOptions, check_width
+from rag_exp.retrieval.results import SearchResult
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_BLOCK = 65_536  # rows that faiss reads at once from the memory map
+
+
+@INDEXES.register
+class Flat(IndexOptions):
+    """Exact inner-product search over the float32 vectors. Nothing to set, nothing lost."""
+
+    seeded: ClassVar[bool] = False
+    stores_vectors: ClassVar[bool] = False
+
+    kind: Literal["flat"] = "flat"
+
+    def create(self, content: Sequence[np.ndarray], seed: int) -> FlatIndex:
+        first = 0
+        for block in content:
+            as_vectors(block, first_row=first)
+            first += len(block)
+        return FlatIndex(list(content))
+
+    def load(self, folder: Path) -> FlatIndex:
+        import numpy as np
+
+        try:
+            return FlatIndex([np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)])
+        except (OSError, ValueError) as e:
+            raise DataError(f"{folder}: no readable flat index there ({e}).") from e
+
+
+class FlatIndex(BuiltIndex):
+    """The vectors themselves, in memory or memory-mapped. Holds no copy of blocks it is given."""
+
+    def __init__(self, blocks: list[np.ndarray]):
+        self._blocks = blocks
+        self.size = sum(len(b) for b in blocks)
+        self.dims = blocks[0].shape[1] if blocks else 0
+
+    def search(self, queries: np.ndarray, k: int) -> SearchResult:
+        queries = as_vectors(queries, what="query")
+        if self.size:
+            check_width(queries, self.dims)
+        self.distances = len(queries) * self.size
+        parts = (b[i : i + _BLOCK] for b in self._blocks for i in range(0, len(b), _BLOCK))
+        return exact_topk(queries, parts, k)
+
+    def save(self, folder: Path) -> None:
+        import numpy as np
+
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self.size:
+            np.save(folder / "vectors.npy", np.empty((0, self.dims), np.float32), allow_pickle=False)
+            return
+        shape = (self.size, self.dims)
+        out = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
+        row = 0
+        for block in self._blocks:
+            out[row : row + len(block)] = block
+            row += len(block)
+        out.flush()
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "passages": self.size,
+            "dims": self.dims,
+            "bytes": self.size * self.dims * 4,
+            "build_flops": 0,
+            "reproducible": True,
+        }

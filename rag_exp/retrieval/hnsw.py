@@ -1,0 +1,88 @@
+"""Hierarchical navigable small-world graphs (Malkov and Yashunin 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from rag_exp.core.options import SEARCH
+from rag_exp.retrieval.exact import rechunk
+from rag_exp.retrieval.faiss_index import ADD_ROWS, FaissIndex, faiss_seed, read_faiss, shape_of
+from rag_exp.retrieval.index import INDEXES, IndexOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@INDEXES.register
+class HNSW(IndexOptions):
+    """A graph over full float32 vectors, built and searched by inner product.
+
+    The graph's quality rests on vectors of similar length (every encoder here makes unit vectors).
+    """
+
+    kind: Literal["hnsw"] = "hnsw"
+    m: int = Field(16, ge=2, le=256, description="links of a node in each upper layer; twice that in the lowest")
+    ef_construction: int = Field(100, ge=4, description="candidates kept while a node is linked in")
+    ef_search: Annotated[int, SEARCH] = Field(64, ge=1, description="candidates kept while searching; at least k are")
+    threads: int = Field(
+        1, ge=1, description="threads that build; more than 1 is faster, but no two builds give the same graph"
+    )
+
+    def create(self, content: Sequence[np.ndarray], seed: int) -> HNSWIndex:
+        import faiss
+
+        size, dims = shape_of(content)
+        facts: dict[str, Any] = {"passages": size, "dims": dims, "m": self.m, "reproducible": self.threads == 1}
+        if not size:
+            return HNSWIndex(None, {**facts, "bytes": 0, "build_flops": 0}, self.ef_search)
+        native = faiss.IndexHNSWFlat(dims, self.m, faiss.METRIC_INNER_PRODUCT)
+        native.hnsw.efConstruction = self.ef_construction
+        native.hnsw.rng = faiss.RandomGenerator(faiss_seed(seed, "hnsw"))
+        with _threads(self.threads):
+            for block in rechunk(content, ADD_ROWS):
+                native.add(block)
+        links = native.hnsw.neighbors.size() * 4 + native.hnsw.offsets.size() * 8 + native.hnsw.levels.size() * 4
+        facts["bytes"] = size * dims * 4 + int(links)
+        facts["build_flops"] = None
+        facts["build_flops_reason"] = "faiss does not count comparisons while it builds a graph"
+        return HNSWIndex(native, facts, self.ef_search)
+
+    def load(self, folder: Path) -> HNSWIndex:
+        return HNSWIndex(*read_faiss(folder), self.ef_search)
+
+
+class HNSWIndex(FaissIndex):
+    """faiss ``IndexHNSWFlat``. May find fewer than k passages where the graph is not connected; those are masked."""
+
+    def __init__(self, native: Any, facts: dict[str, Any], ef_search: int):
+        super().__init__(native, facts)
+        if native is not None:
+            native.hnsw.efSearch = ef_search
+
+    def _count_from_zero(self) -> None:
+        import faiss
+
+        faiss.cvar.hnsw_stats.reset()
+
+    def _counted(self, queries: int) -> int:
+        import faiss
+
+        return int(faiss.cvar.hnsw_stats.ndis)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let faiss use ``count`` OpenMP threads inside; its setting is process-wide, so it is put back."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

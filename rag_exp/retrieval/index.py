@@ -1,0 +1,94 @@
+"""What an index is: options that can build or load it, and the built thing that answers searches.
+
+To add one: a class of options derived from :class:`IndexOptions`, registered with ``@INDEXES.register``,
+a :class:`BuiltIndex` that it creates and loads, its module named in ``indexes.py``, one file in ``configs/index``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from rag_exp.core.errors import DataError
+from rag_exp.core.options import Options, Registry
+from rag_exp.retrieval.results import SearchResult
+
+if TYPE_CHECKING:
+    import numpy as np
+
+INDEXES = Registry("index")
+
+
+class IndexOptions(Options):
+    """Base of every index's options. Problems and derived values are known before anything is built.
+
+    Attributes:
+        needs: what :meth:`create` and the searches take: "vectors" (blocks of float arrays) or "texts" (strings).
+        seeded: whether the seed given to :meth:`create` can change what is built.
+        stores_vectors: False for an index that searches the embeddings where they lie: there is nothing to save.
+    """
+
+    needs: ClassVar[Literal["vectors", "texts"]] = "vectors"
+    seeded: ClassVar[bool] = True
+    stores_vectors: ClassVar[bool] = True
+
+    def problems(self, size: int) -> list[str]:
+        """What keeps this index from being built over ``size`` passages; sentences that start with the config path."""
+        return []
+
+    def derived(self, size: int) -> dict[str, Any]:
+        """Build and search parameters that follow from ``size``, by name."""
+        return {}
+
+    def create(self, content: Sequence[np.ndarray] | Iterable[str], seed: int) -> BuiltIndex:
+        """Build over blocks of vectors [rows, D] (or over texts), ids running on from 0, in bounded memory.
+
+        Raises:
+            DataError: a vector holds NaN or infinity (its row is named).
+        """
+        raise NotImplementedError
+
+    def load(self, folder: Path) -> BuiltIndex:
+        """Open what :meth:`BuiltIndex.save` wrote; search parameters come from these options, not from the file.
+
+        Raises:
+            DataError: nothing readable there.
+        """
+        raise NotImplementedError
+
+
+class BuiltIndex(ABC):
+    """A searchable index.
+
+    Attributes:
+        exact_scores: the scores are inner products of the stored float32 vectors, not approximations.
+        size: passages held.
+        distances: how many stored vectors the last search was compared with (its coarse centroids included),
+            over all its queries; None where the index does not tell.
+    """
+
+    exact_scores: ClassVar[bool] = True
+    size: int
+    distances: int | None = None
+
+    @abstractmethod
+    def search(self, queries: np.ndarray | Sequence[str], k: int) -> SearchResult:
+        """The best ``k`` passages of each query: vectors [Q, D] of any float dtype, or Q strings."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write everything :meth:`IndexOptions.load` needs into ``folder`` (made if missing)."""
+
+    @abstractmethod
+    def stats(self) -> dict[str, Any]:
+        """Plain JSON facts: passages, dims, bytes, build_flops, reproducible, derived parameters."""
+
+
+def check_width(queries_QD: np.ndarray, dims: int) -> None:
+    """Raise a :class:`DataError` when queries and passages cannot come from one encoder."""
+    if queries_QD.shape[1] != dims:
+        raise DataError(
+            f"Queries have {queries_QD.shape[1]} dimensions, the index {dims}: both must come from one encoder."
+        )

@@ -1,0 +1,102 @@
+"""Inverted lists: passages are put in the list of their nearest centroid, a query looks into a few lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from rag_exp.core.options import SEARCH
+from rag_exp.retrieval.exact import rechunk
+from rag_exp.retrieval.faiss_index import ADD_ROWS, FaissIndex, faiss_seed, read_faiss, sample_vectors, shape_of
+from rag_exp.retrieval.index import INDEXES, IndexOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MIN_POINTS_PER_LIST = 39  # below this faiss warns that k-means centroids are poorly placed
+MAX_POINTS_PER_LIST = 64  # training costs lists x points; more than this moves centroids little
+
+
+def auto_nlist(size: int) -> int:
+    """The power of two nearest to 4 sqrt(size) on a log scale (faiss's guideline), at most size / 39, at least 1."""
+    if size < MIN_POINTS_PER_LIST:
+        return 1
+    wanted = round(math.log2(4 * math.sqrt(size)))
+    return 2 ** min(wanted, int(math.log2(size // MIN_POINTS_PER_LIST)))
+
+
+@INDEXES.register
+class IVF(IndexOptions):
+    """Inverted file over full float32 vectors (Jegou et al. 2011, without compression)."""
+
+    kind: Literal["ivf"] = "ivf"
+    nlist: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="number of lists; auto: the power of two nearest to 4 sqrt(passages), at most passages/39"
+    )
+    nprobe: Annotated[int, SEARCH] = Field(8, ge=1, description="lists a query looks into; no more than there are")
+
+    def problems(self, size: int) -> list[str]:
+        if self.nlist == "auto":
+            return []
+        found = []
+        if self.nlist * MIN_POINTS_PER_LIST > size:
+            most = size // MIN_POINTS_PER_LIST
+            say = f"index.nlist={most} is the most that will do" if most else "this corpus is too small for ivf"
+            found.append(
+                f"index.nlist: {self.nlist} lists need {self.nlist * MIN_POINTS_PER_LIST} passages to train on "
+                f"({MIN_POINTS_PER_LIST} each), the corpus has {size}; {say}, or index.nlist=auto ({auto_nlist(size)})."
+            )
+        if self.nprobe > self.nlist:
+            found.append(f"index.nprobe: {self.nprobe} is more than the {self.nlist} lists of index.nlist.")
+        return found
+
+    def derived(self, size: int) -> dict[str, Any]:
+        nlist = auto_nlist(size) if self.nlist == "auto" else self.nlist
+        return {"nlist": nlist, "nprobe": min(self.nprobe, nlist)}
+
+    def create(self, content: Sequence[np.ndarray], seed: int) -> IVFIndex:
+        import faiss
+
+        size, dims = shape_of(content)
+        nlist = self.derived(size)["nlist"]
+        facts: dict[str, Any] = {"passages": size, "dims": dims, "nlist": nlist, "reproducible": True}
+        if not size:
+            return IVFIndex(None, {**facts, "train_points": 0, "bytes": 0, "build_flops": 0}, self.nprobe)
+        native = faiss.IndexIVFFlat(faiss.IndexFlatIP(dims), dims, nlist, faiss.METRIC_INNER_PRODUCT)
+        native.cp.seed = faiss_seed(seed, "ivf")
+        native.cp.min_points_per_centroid = 1  # too few points are refused by problems(), not warned of on stderr
+        points = sample_vectors(content, nlist * MAX_POINTS_PER_LIST, seed)
+        facts["train_points"] = len(points)
+        native.train(points)
+        del points  # as large as a share of the corpus: gone before the corpus itself is added
+        for block in rechunk(content, ADD_ROWS):
+            native.add(block)
+        facts["bytes"] = size * (dims * 4 + 8) + nlist * dims * 4
+        facts["build_flops"] = 2 * dims * nlist * (native.cp.niter * facts["train_points"] + size)
+        return IVFIndex(native, facts, self.nprobe)
+
+    def load(self, folder: Path) -> IVFIndex:
+        return IVFIndex(*read_faiss(folder), self.nprobe)
+
+
+class IVFIndex(FaissIndex):
+    """faiss ``IndexIVFFlat``. Which of several tied passages at rank k is found is faiss's choice."""
+
+    def __init__(self, native: Any, facts: dict[str, Any], nprobe: int):
+        super().__init__(native, facts)
+        if native is not None:
+            native.nprobe = min(nprobe, facts["nlist"])
+
+    def _count_from_zero(self) -> None:
+        import faiss
+
+        faiss.cvar.indexIVF_stats.reset()
+
+    def _counted(self, queries: int) -> int:
+        import faiss
+
+        return int(faiss.cvar.indexIVF_stats.ndis) + queries * self._facts["nlist"]

@@ -1,0 +1,67 @@
+"""Options of the groups ``retriever`` (what trains, how sharp the prior is) and ``retrieval`` (what is read)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from rag_exp.core.options import SEARCH, Options
+
+if TYPE_CHECKING:
+    from rag_exp.retrieval.encoders import EncoderOptions
+
+NegativeSource = Literal["encoder", "bm25", "document"]
+
+
+class RetrieverWarmup(Options):
+    """Contrastive training of the encoder before anything else (Karpukhin et al. 2020, DPR)."""
+
+    steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="0: none; auto: what the encoder needs (none for a pretrained one)"
+    )
+    batch_size: int = Field(128, ge=2, description="questions a step; their gold passages are each other's negatives")
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field("auto", description="auto: the encoder's own")
+    hard_negatives: int = Field(2, ge=0, description="mined passages a question, new ones at each step")
+    negatives_from: tuple[NegativeSource, ...] = Field(
+        ("encoder", "document"),
+        description="encoder: what it ranks high before training; bm25: what BM25 ranks high; document: the gold's own",
+    )
+    mined: int = Field(16, ge=1, description="candidates that each source gives a question")
+    drop_answer_matches: bool = Field(
+        False, description="leave out mined passages that hold an answer (for corpora whose gold labels are incomplete)"
+    )
+    pool: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="passages that are mined and calibrated in, the questions' gold included; auto: the encoder's",
+    )
+    held_out: int = Field(
+        512, ge=0, description="questions of documents kept out of training, to set the scale and measure recall"
+    )
+
+    def resolved(self, encoder: EncoderOptions) -> RetrieverWarmup:
+        """With numbers in place of ``auto``: what identifies the warm-up and what :func:`warm_up` takes."""
+        own = {"steps": encoder.warmup_steps, "lr": encoder.warmup_lr, "pool": encoder.warmup_pool}
+        return self.model_copy(update={name: value for name, value in own.items() if getattr(self, name) == "auto"})
+
+
+class RetrieverOptions(Options):
+    """The ``retriever`` group."""
+
+    train: Literal["frozen", "query", "both"] = Field(
+        "frozen", description="what the end-to-end training moves: nothing, the query encoder, or both (index rebuilt)"
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="prior = softmax(score / temperature) over the retrieved passages"
+    )
+    refresh_every: int = Field(200, ge=1, description="steps between rebuilding the index (train=both only)")
+    warmup: RetrieverWarmup = RetrieverWarmup()
+
+
+class RetrievalOptions(Options):
+    """The ``retrieval`` group. ``SEARCH``: neither the index nor the embeddings depend on it."""
+
+    source: Annotated[Literal["index", "oracle", "random", "none"], SEARCH] = Field(
+        "index", description="index: search; oracle: gold passages first; random: any; none: closed book"
+    )
+    k: Annotated[int, SEARCH] = Field(4, ge=1, description="passages read with each question")

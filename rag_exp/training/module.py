@@ -1,0 +1,165 @@
+"""The Lightning module: one batch of questions and passages to one loss."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rag_exp.core.errors import TrainingError
+from rag_exp.core.rng import derive
+from rag_exp.models.marginalize import doc_logprior
+from rag_exp.models.objectives import Objective
+from rag_exp.models.packing import ReaderBatch
+from rag_exp.models.reader import Generator
+from rag_exp.retrieval.live import LiveRetriever
+from rag_exp.training.meter import Meter
+from rag_exp.training.options import OptimOptions
+from rag_exp.training.reading import Reading, StageData
+from rag_exp.training.schedule import build_optimizer, lr_at, set_rates
+
+FLUSH_EVERY = 20  # steps whose losses may wait on an accelerator before they are looked at
+
+
+class RagModule(pl.LightningModule):
+    """Trains a generator, and where asked the retriever before it, on one stage's objective.
+
+    All that varies from step to step (order, learning rate, dropout) is a pure function of the step, so
+    the module can begin at any step given the weights and moments of that step.
+
+    Args:
+        generator: the reader; trained in place.
+        objective: maps log-probabilities to nats per answer.
+        data: the stage's questions, for a live retriever to search and pack.
+        optim: optimiser options.
+        peak_lr: peak learning rate of this stage.
+        meter: the stage's counters, their length and how far they are.
+        seed: seed of the stage's steps.
+        temperature: retrieval scores are divided by it before the prior's softmax.
+        live: a retriever that trains along, searching with the weights of the moment; None where passages are given.
+        retriever_lr: its peak learning rate.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        objective: Objective,
+        data: StageData,
+        optim: OptimOptions,
+        peak_lr: float,
+        meter: Meter,
+        seed: int,
+        temperature: float = 1.0,
+        live: LiveRetriever | None = None,
+        retriever_lr: float = 0.0,
+    ):
+        super().__init__()
+        self.generator, self.live = generator, live
+        self.objective, self.stage, self.optim, self.meter = objective, data, optim, meter
+        self.peak_lr, self.retriever_lr, self.seed, self.temperature = peak_lr, retriever_lr, seed, temperature
+        self._pending: list[tuple[int, Tensor]] = []
+        self._norms: list[tuple[int, Tensor]] = []
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the step that comes next."""
+        return lr_at(min(self.meter.done, self.meter.steps - 1), self.meter.steps, self.optim, self.peak_lr)
+
+    def training_step(self, reading: Reading, batch_idx: int) -> Tensor:
+        self._reseed(reading.step)
+        reader, scores_BK, mask_BK = reading.reader, reading.scores_BK, reading.mask_BK
+        passages = reading.passages
+        if reader is None:
+            reader, scores_BK, mask_BK, passages = self._search(reading)
+        nll_B = self.nll(reader, scores_BK, mask_BK)
+        loss = nll_B.mean()
+        self._watch(reading.step, loss)
+        self.meter.read(reader.counts, passages, reader.truncated_passages)
+        return loss
+
+    def nll(self, reader: ReaderBatch, scores_BK: Tensor | None, mask_BK: Tensor | None) -> Tensor:
+        """Nats per answer, shape [B], of a packed batch."""
+        logp_NT = self.generator.token_logp(reader)
+        logp_BKT = logp_NT.view(-1, reader.per_question, logp_NT.shape[-1])
+        if scores_BK is None or self.objective.joint:
+            prior_BK = logp_BKT.new_zeros(logp_BKT.shape[:2])
+        else:
+            prior_BK = doc_logprior(scores_BK, mask_BK, self.temperature)
+        return self.objective.nll(logp_BKT, prior_BK, reader.target_mask_BT)
+
+    def _search(self, reading: Reading) -> tuple[ReaderBatch, Tensor, Tensor, int]:
+        """Let the live retriever choose the passages, and pack them."""
+        assert self.live is not None
+        rows_BK, scores_BK = self.live.search(self.stage.wording(reading.items), self.stage.k)
+        mask_BK = torch.from_numpy(rows_BK >= 0).to(self.device)
+        reader = self.stage.pack(reading.items, rows_BK).to(self.device)
+        return reader, scores_BK, mask_BK, int((rows_BK >= 0).sum())
+
+    def _reseed(self, step: int) -> None:
+        """Make this step's dropout a function of seed and step alone, and set its learning rate."""
+        seed = derive(self.seed, "step", step)
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        set_rates(self.optimizers(use_pl_optimizer=False), step, self.meter.steps, self.optim)
+
+    def configure_optimizers(self) -> Optimizer:
+        others: list[dict[str, Any]] = []
+        if self.live is not None:
+            for encoder in (self.live.question_encoder, self.live.passage_encoder):
+                others += encoder.parameter_groups(self.retriever_lr) if encoder is not None else []
+        return build_optimizer(self.generator.parameters(), self.optim, self.peak_lr, others)
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.optim.grad_clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.optim.grad_clip, norm)
+        self._norms.append((self._pending[-1][0] if self._pending else self.meter.done, norm.detach()))
+        if self.device.type == "cpu" or len(self._pending) >= FLUSH_EVERY:
+            self.look()
+
+    def _watch(self, step: int, loss: Tensor) -> None:
+        self._pending.append((step, loss.detach()))
+        if self.device.type == "cpu" and not bool(torch.isfinite(loss)):
+            self.look()
+
+    def look(self) -> None:
+        """Bring the losses and gradient norms of the last steps to the CPU and stop if one is not finite.
+
+        On a CPU that is done in every step, before the weights are changed; on an accelerator, where each
+        look waits for the device, every few steps and before every checkpoint.
+
+        Raises:
+            TrainingError: naming the first step that went wrong.
+        """
+        losses = _values(self._pending)
+        norms = _values(self._norms)
+        self._pending.clear()
+        self._norms.clear()
+        wrong = [(step, "loss", x) for step, x in losses if not math.isfinite(x)]
+        wrong += [(step, "gradient", x) for step, x in norms if not math.isfinite(x)]
+        if wrong:
+            step, what, value = min(wrong, key=lambda w: w[0])
+            raise TrainingError(
+                f"The {what} became {value} at step {step + 1} of {self.meter.steps}. The last good checkpoint stays. "
+                "Lower optim.lr (or training.lr, training.warmup.lr), lengthen optim.rise, or set optim.grad_clip=1."
+            )
+        for _, loss in losses:
+            self.meter.step(loss)
+
+    def transfer_batch_to_device(self, batch: Reading, device: torch.device, dataloader_idx: int) -> Reading:
+        return batch if device.type == "cpu" else batch.to(device, non_blocking=True)
+
+
+def _values(pairs: list[tuple[int, Tensor]]) -> list[tuple[int, float]]:
+    if not pairs:
+        return []
+    values = torch.stack([x.float() for _, x in pairs]).tolist() if len(pairs) > 1 else [float(pairs[0][1])]
+    return [(step, value) for (step, _), value in zip(pairs, values, strict=True)]

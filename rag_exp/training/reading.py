@@ -1,0 +1,220 @@
+"""What a stage reads: its questions, the passages that go with each, and batches of both as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rag_exp.core.errors import ConfigError, DataError
+from rag_exp.data.passages import PassageTable
+from rag_exp.data.questions import QuestionTable
+from rag_exp.models.packing import Ids, Packer, ReaderBatch
+from rag_exp.models.packing import Passage as PassageIds
+from rag_exp.retrieval.results import SearchResult
+
+ABSENT: PassageIds = ([], [])
+
+
+class PassageTokens:
+    """Ids of passages as they stand in a prompt, tokenized when first asked for and kept as int32."""
+
+    def __init__(self, packer: Packer, table: PassageTable):
+        self.packer, self.table = packer, table
+        self._known: dict[int, tuple[np.ndarray, int]] = {}  # row -> (title and text ids, how many are title)
+
+    def __call__(self, rows_BK: np.ndarray) -> list[list[PassageIds]]:
+        """The passages at ``rows_BK``; :data:`ABSENT` where the row is negative."""
+        new = [row for row in np.unique(rows_BK).tolist() if row >= 0 and row not in self._known]
+        if new:
+            texts = self.table.texts(new)
+            titles = self.packer.tokens([title for title, _ in texts], "title")
+            bodies = self.packer.tokens([text for _, text in texts], "text")
+            for row, (title, _), title_ids, body in zip(new, texts, titles, bodies, strict=True):
+                title_ids = title_ids if title else []
+                self._known[row] = (np.array([*title_ids, *body], dtype=np.int32), len(title_ids))
+        return [[self._one(row) for row in rows] for rows in rows_BK.tolist()]
+
+    def _one(self, row: int) -> PassageIds:
+        if row < 0:
+            return ABSENT
+        ids, title = self._known[row]
+        return ids[:title].tolist(), ids[title:].tolist()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One batch of a stage.
+
+    Attributes:
+        step: which batch it is, counted from 0.
+        items: its questions, as positions in the stage's list.
+        passages: how many passages it reads.
+        reader: the packed rows; None where a live retriever has yet to choose the passages.
+        scores_BK, mask_BK: retrieval scores, and where there is a passage; None where nothing is retrieved.
+    """
+
+    step: int
+    items: np.ndarray
+    passages: int
+    reader: ReaderBatch | None
+    scores_BK: Tensor | None
+    mask_BK: Tensor | None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Reading:
+        """The batch with its tensors on ``device``."""
+        moved: dict[str, Any] = {
+            name: part.to(device, non_blocking=non_blocking)
+            for name in ("reader", "scores_BK", "mask_BK")
+            if (part := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Reading:
+        """The batch in page-locked memory (called by torch's DataLoader)."""
+        parts = ("reader", "scores_BK", "mask_BK")
+        return replace(self, **{n: part.pin_memory() for n in parts if (part := getattr(self, n)) is not None})
+
+
+class StageData:
+    """The questions of a stage and what is read with them.
+
+    Make one by :meth:`gold`, :meth:`retrieved`, :meth:`closed_book` or :meth:`live`.
+
+    Attributes:
+        texts: the wording of each question kept.
+        left_out: how many questions were left out for want of a passage to read.
+        lengths: int64 [items], the characters of the longest prompt of each, to batch like with like.
+        k: passages a question; 0 for closed book.
+        joint: whether a question's passages stand in one prompt.
+    """
+
+    def __init__(
+        self, packer: Packer, questions: QuestionTable, keep: np.ndarray, passages: PassageTable | None,
+        rows_QK: np.ndarray | None, scores_QK: np.ndarray | None, k: int, joint: bool,
+    ):  # fmt: skip
+        self.packer, self.k, self.joint = packer, k, joint
+        wording, targets = questions.questions, questions.targets
+        self.texts = [wording[q] for q in keep]
+        self.left_out = len(questions) - len(keep)
+        answers = [targets[q] for q in keep]
+        self._questions: list[Ids] = packer.tokens(self.texts, "question")
+        self._answers: list[Ids] = packer.tokens(answers, "answer")
+        problems = packer.room_problems(self._questions, self._answers, k if joint else min(k, 1))
+        if problems:
+            raise ConfigError(problems)
+        self._rows_QK, self._scores_QK = rows_QK, scores_QK
+        self._tokens = PassageTokens(packer, passages) if passages is not None else None
+        self.lengths = np.array([len(q) + len(a) for q, a in zip(self.texts, answers, strict=True)], dtype=np.int64)
+        if rows_QK is not None:
+            assert passages is not None
+            chars_QK = passage_characters(passages, rows_QK)
+            self.lengths += chars_QK.sum(1) if joint else chars_QK.max(1)
+
+    @classmethod
+    def gold(cls, packer: Packer, questions: QuestionTable, passages: PassageTable) -> StageData:
+        """Each question with the one gold passage that answers it: the first, or of several hops the last.
+
+        Questions without gold passages are left out.
+
+        Raises:
+            DataError: no question has one.
+            ConfigError: prompts do not fit the reader.
+        """
+        hops = questions.hops
+        gold = questions.gold
+        keep = np.array([q for q, rows in enumerate(gold) if rows], dtype=np.int64)
+        if len(keep) == 0:
+            raise DataError(
+                "The reader's warm-up reads gold passages, and no training question has one. Leave it out "
+                "(training.warmup.steps=0) or use questions with gold ids."
+            )
+        rows_Q1 = np.array([[gold[q][0] if hops[q] == 1 else gold[q][-1]] for q in keep], dtype=np.int64)
+        return cls(packer, questions, keep, passages, rows_Q1, np.zeros(rows_Q1.shape, np.float32), 1, False)
+
+    @classmethod
+    def retrieved(
+        cls, packer: Packer, questions: QuestionTable, passages: PassageTable, topk: SearchResult, joint: bool = False
+    ) -> StageData:
+        """Each question with its cached top-k; questions for which nothing was retrieved are left out.
+
+        Raises:
+            DataError: ``topk`` is of other questions, or holds no passage at all.
+            ConfigError: prompts do not fit the reader.
+        """
+        if len(topk) != len(questions):
+            raise DataError(f"The search result has {len(topk)} rows for {len(questions)} questions; build it again.")
+        keep = np.flatnonzero(topk.mask_QK.any(1))
+        if len(keep) == 0:
+            raise DataError("No passage was retrieved for any training question; there is nothing to train on.")
+        kept = topk.of_queries(keep)
+        return cls(packer, questions, keep, passages, kept.ids_QK, kept.scores_QK, topk.k, joint)
+
+    @classmethod
+    def closed_book(cls, packer: Packer, questions: QuestionTable) -> StageData:
+        """Each question by itself.
+
+        Raises:
+            ConfigError: prompts do not fit the reader.
+        """
+        return cls(packer, questions, np.arange(len(questions)), None, None, None, 0, False)
+
+    @classmethod
+    def live(
+        cls, packer: Packer, questions: QuestionTable, passages: PassageTable, k: int, joint: bool = False
+    ) -> StageData:
+        """Each question with the ``k`` passages that a retriever, itself in training, will find at that step.
+
+        Raises:
+            ConfigError: prompts do not fit the reader.
+        """
+        return cls(packer, questions, np.arange(len(questions)), passages, None, None, k, joint)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def reading(self, step: int, items: np.ndarray) -> Reading:
+        """The batch of ``items`` (int64 [B])."""
+        if self._rows_QK is None:
+            reader = self.pack(items, np.empty((len(items), 0), np.int64)) if self.k == 0 else None
+            return Reading(step, items, 0, reader, None, None)
+        assert self._scores_QK is not None
+        rows_BK = self._rows_QK[items]
+        mask_BK = rows_BK >= 0
+        scores_BK = np.where(mask_BK, self._scores_QK[items], 0.0).astype(np.float32)
+        return Reading(
+            step,
+            items,
+            int(mask_BK.sum()),
+            self.pack(items, rows_BK),
+            torch.from_numpy(scores_BK),
+            torch.from_numpy(mask_BK),
+        )
+
+    def pack(self, items: np.ndarray, rows_BK: np.ndarray) -> ReaderBatch:
+        """The reader's rows for ``items`` with the passages at ``rows_BK`` (negative: none), targets included."""
+        passages: Sequence[Sequence[PassageIds]] = [[] for _ in items]
+        if rows_BK.shape[1]:
+            assert self._tokens is not None
+            passages = self._tokens(rows_BK)
+        questions, answers = [self._questions[i] for i in items], [self._answers[i] for i in items]
+        return self.packer.pack(questions, passages, answers, self.joint)
+
+    def wording(self, items: Iterable[int]) -> list[str]:
+        """The questions of ``items``."""
+        return [self.texts[i] for i in items]
+
+
+def passage_characters(table: PassageTable, rows_QK: np.ndarray, chunk: int = 65_536) -> np.ndarray:
+    """Characters of each passage, int64 [Q, K]; 0 where the row is negative. A cheap stand-in for its tokens."""
+    rows, where = np.unique(rows_QK, return_inverse=True)
+    sizes = np.zeros(len(rows), dtype=np.int64)
+    first = int(np.searchsorted(rows, 0))
+    for start in range(first, len(rows), chunk):
+        texts = table.texts(rows[start : start + chunk])
+        sizes[start : start + len(texts)] = [len(title) + len(text) for title, text in texts]
+    return sizes[where].reshape(rows_QK.shape)

@@ -1,0 +1,90 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag_exp.core.errors import LawError
+from rag_exp.laws import choose, compare
+
+JOINT = ["joint", "joint_gain", "joint_log_gain", "joint_rising"]
+N, M = np.repeat(np.geomspace(2e5, 4e6, 5), 6), np.tile(np.geomspace(500, 32_000, 6), 5)
+TRUE = {
+    "joint": 2 + 150 * N**-0.35 + 20 * M**-0.3,
+    "joint_gain": 14 + 150 * N**-0.35 - 3e-4 * M,
+    "joint_log_gain": 9 + 150 * N**-0.35 - 0.5 * np.log(M),
+    "joint_rising": 2 + 150 * N**-0.35 + 0.004 * M**0.6,
+}
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_the_form_that_made_the_data_is_chosen(name):
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.002, 30))
+    table = compare(JOINT, {"N": N, "M": M, "loss": TRUE[name] * noise}, ["largest_N", "largest_M"], delta=0.02)
+    assert choose(table) == name
+    assert table["form"].iloc[0] == name
+    assert list(table["heldout"]) == sorted(table["heldout"])
+    assert table["largest_N.rows"].tolist() == [6] * 4
+    assert table["largest_M.rows"].tolist() == [5] * 4
+    assert table["heldout"].iloc[0] < min(table.attrs["nearest"].values())
+
+
+def test_heldout_error_is_that_of_a_fit_without_the_largest_level():
+    from rag_exp.laws import fit
+
+    loss = TRUE["joint"] * np.exp(np.random.default_rng(2).normal(0, 0.01, 30))
+    table = compare(["joint"], {"N": N, "M": M, "loss": loss}, "largest_N", loss="ls_log")
+    keep = N.max() > N
+    law = fit("joint", {"N": N[keep], "M": M[keep], "loss": loss[keep]}, loss="ls_log")
+    error = np.log(law.predict({"N": N[~keep], "M": M[~keep]}) / loss[~keep])
+    assert table["largest_N.rmse"].iloc[0] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-9)
+    assert table["largest_N.bias"].iloc[0] == pytest.approx(error.mean(), rel=1e-9)
+
+
+def test_repeating_the_nearest_level_is_measured_beside_the_forms():
+    loss = TRUE["joint"]
+    table = compare(["joint"], {"N": N, "M": M, "loss": loss}, "largest_N")
+    grid = loss.reshape(5, 6)
+    expected = np.sqrt((np.log(grid[3] / grid[4]) ** 2).mean())
+    assert table.attrs["nearest"]["largest_N"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_form_that_cannot_be_fitted_stays_in_the_table_with_its_reason():
+    few = np.isin(M, np.unique(M)[:3])  # three corpus sizes: holding one out leaves two
+    table = compare(["joint", "saturating(N)"], {"N": N[few], "M": M[few], "loss": TRUE["joint"][few]}, "largest_M")
+    row = table[table["form"] == "joint"].iloc[0]
+    assert row["heldout"] is None
+    assert "at least 3 levels of M" in row["reason"]
+    assert row["rmse"] is not None
+    assert choose(table) == "saturating(N)"
+    with pytest.raises(LawError, match="None of the forms"):
+        choose(compare(["joint"], {"N": [1, 1], "M": [1, 2], "loss": [1, 2]}, "largest_M"))
+
+
+def test_unknown_holdouts_are_refused():
+    with pytest.raises(LawError, match="Known: largest_N, largest_M"):
+        compare(["joint"], {"N": N, "M": M, "loss": TRUE["joint"]}, "random")
+
+
+def test_compute_holds_out_the_most_expensive_fifth():
+    D = M * 1e3
+    loss = 1.7 + 400 * N**-0.34 + 400 * D**-0.28
+    table = compare(["chinchilla"], {"N": N, "D": D, "loss": loss}, "largest_compute")
+    assert table["largest_compute.rows"].iloc[0] == 6
+    assert table["largest_compute.rmse"].iloc[0] < 1e-6
+
+
+def test_aicc_matches_the_published_benchmark():
+    root = Path(os.environ.get("RAG_EXP_DATA", Path(__file__).parents[3] / "shared" / "data")) / "scaling-laws"
+    if not root.exists():
+        pytest.skip(f"{root} is absent")
+    import pandas as pd
+
+    table = pd.read_csv(root / "epoch-chinchilla" / "svg_extracted_data.csv")
+    table = table[table["loss"] < table["loss"].nlargest(5).iloc[-1]]
+    data = {"N": table["Model Size"], "loss": table["loss"]}
+    row = compare(["saturating(N)"], data, "largest_N").iloc[0]
+    known = pd.read_csv(root / "form-benchmark" / "forms_in_sample_and_heldout.csv")
+    known = known[(known["data"] == "epoch240") & (known["form"] == "power N only +E")].iloc[0]
+    assert row["aicc"] == pytest.approx(known["aicc"], rel=1e-6)
+    assert row["rmse"] == pytest.approx(known["rmse_in"], rel=1e-4)

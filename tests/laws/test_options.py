@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from rag_exp.laws.forms import form_by_name
+from rag_exp.laws.options import LAWS, LawOptions
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "law"
+
+
+def _composed(name):
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    for parent in config.pop("defaults", []):
+        if parent != "_self_":
+            config = {**_composed(parent), **config}
+    return config
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_is_valid_and_its_first_comment_is_its_command(path):
+    options = LawOptions(**_composed(path.stem))
+    assert path.read_text().startswith(
+        "# rag-exp fit study=NAME" + ("" if path.stem == "default" else f" law={path.stem}")
+    )
+    for name in (*options.over_N, *options.over_M, *options.joint):
+        form_by_name(name)
+
+
+def test_the_default_config_is_the_defaults_of_the_options():
+    assert LawOptions(**_composed("default")) == LawOptions()
+    assert LAWS.kinds == {"forms": LawOptions}
+
+
+def test_unknown_forms_and_keys_are_refused():
+    with pytest.raises(ValidationError, match="Did you mean 'saturating'"):
+        LawOptions(over_N=("saturatin",))
+    with pytest.raises(ValidationError, match="bootstraps"):
+        LawOptions(bootstraps=3)

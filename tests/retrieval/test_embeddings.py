@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rag_exp.core.errors import DataError
+from rag_exp.retrieval import embeddings
+from rag_exp.retrieval.embeddings import embed_passages, load_blocks, take_vectors
+from rag_exp.retrieval.encoders import Static, passage_text
+from rag_exp.retrieval.static import StaticEncoder
+
+
+@pytest.fixture
+def encoder(tokenizer_folder: Path) -> StaticEncoder:
+    return Static(dims=12).create(tokenizer_folder, 512, seed=1)
+
+
+def test_writes_the_vectors_in_order(encoder: StaticEncoder, toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(embeddings, "BLOCK_ROWS", 70)
+    done: list[int] = []
+    stats = embed_passages(encoder, iter(toy.pairs), len(toy), tmp_path, batch_size=32, progress=done.append)
+    vectors = np.load(tmp_path / "vectors.npy")
+    assert vectors.dtype == np.float32
+    texts = [passage_text(*p) for p in toy.pairs]
+    np.testing.assert_allclose(vectors, encoder.encode(texts, "passage"), atol=1e-6)
+    assert done == [70, 140, 210, 240]
+    tokens = encoder.tokens(encoder.features(texts, "passage"))
+    assert (stats["passages"], stats["dims"], stats["tokens"]) == (240, 12, tokens)
+    assert stats["flops"] == encoder.flops(tokens, 240)
+
+
+@pytest.mark.parametrize("count", [239, 241])
+def test_a_wrong_count_is_refused(encoder: StaticEncoder, toy, tmp_path: Path, count: int):
+    with pytest.raises(DataError, match=str(count)):
+        embed_passages(encoder, iter(toy.pairs), count, tmp_path)
+
+
+def test_a_diverged_encoder_is_refused_with_the_row(encoder: StaticEncoder, toy, tmp_path: Path):
+    mark = int(encoder.features(["?"], "question")["ids"][-1])
+    with torch.no_grad():
+        encoder.embedding_VD[mark] = float("nan")
+    pairs = [("", "!"), ("", "!"), ("", "?"), ("", "!")]
+    with pytest.raises(DataError, match="passage 2 "):
+        embed_passages(encoder, iter(pairs), len(pairs), tmp_path)
+
+
+def shards(folder: Path, sizes: list[int]) -> tuple[list[Path], np.ndarray]:
+    vectors = np.arange(sum(sizes) * 3, dtype=np.float32).reshape(-1, 3)
+    folders, start = [], 0
+    for n, size in enumerate(sizes):
+        (folder / str(n)).mkdir()
+        np.save(folder / str(n) / "vectors.npy", vectors[start : start + size])
+        folders.append(folder / str(n))
+        start += size
+    return folders, vectors
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(10, 3), (9, 3), (8, 2), (4, 1), (1, 1), (0, 0)])
+def test_load_blocks_takes_a_prefix_and_no_shard_more(tmp_path: Path, size: int, blocks: int):
+    folders, vectors = shards(tmp_path, [4, 4, 2])
+    found = load_blocks(folders, size)
+    assert len(found) == blocks
+    assert all(isinstance(b, np.memmap) for b in found)
+    if found:
+        np.testing.assert_array_equal(np.concatenate(found), vectors[:size])
+
+
+def test_load_blocks_says_what_is_missing(tmp_path: Path):
+    folders, _ = shards(tmp_path, [4])
+    with pytest.raises(DataError, match="hold 4 passages, 5 are wanted"):
+        load_blocks(folders, 5)
+    with pytest.raises(DataError, match="no readable embeddings"):
+        load_blocks([tmp_path / "gone"], 1)
+
+
+def test_take_vectors_across_blocks(tmp_path: Path):
+    folders, vectors = shards(tmp_path, [4, 0, 2])
+    blocks = load_blocks(folders, 6)
+    rows = np.array([[5, 0, -1], [3, 4, 5]])
+    found = take_vectors(blocks, rows)
+    assert found.shape == (2, 3, 3)
+    np.testing.assert_array_equal(found[1], vectors[[3, 4, 5]])
+    np.testing.assert_array_equal(found[0], [vectors[5], vectors[0], np.zeros(3)])
+    with pytest.raises(IndexError, match="row 6"):
+        take_vectors(blocks, np.array([6]))

