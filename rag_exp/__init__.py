@@ -3,8 +3,9 @@
 In a notebook::
 
     import rag_exp
-    table = rag_exp.load_study("quickstart")      # one row per run: axes, sizes, metrics
-    law = rag_exp.fit_law("joint", table, y="nll")
+    table = rag_exp.load_study("quickstart")  # one row per run: axes, sizes, metrics
+    curve = table.query("arm == 'dense' and index == 'flat' and growth == 'coverage'")
+    law = rag_exp.fit_law("joint_gain", curve, y="nll", bootstrap=500)
 """
 
 from __future__ import annotations

@@ -33,14 +33,17 @@ if TYPE_CHECKING:
 SHARD_ROWS = 65_536  # passages in one embeddings artifact
 
 
-def passages(config: RunConfig, corpus: Any, build: Build) -> None:
+def passages(config: RunConfig, corpus: Any, splits: tuple[str, ...], build: Build) -> None:
+    """The corpus in its order; with distractor growth the gold documents of the questions of ``splits`` come first."""
     from rag_exp.data.passages import write_passages
 
     gold = None
     if corpus.growth == "distractor":
-        gold = {id for question in config.questions.questions() for id in question.gold_ids}
+        gold = {id for q in config.questions.questions() if q.split in splits for id in q.gold_ids}
         if not gold:
-            raise DataError("corpus.growth=distractor keeps the gold documents, but no question names a gold passage.")
+            raise DataError(
+                f"growth=distractor keeps the gold documents, but no question of {' or '.join(splits)} names a gold passage."
+            )
     build.stats |= write_passages(corpus, config.passages, build.folder, gold)
 
 

@@ -6,6 +6,7 @@ is reported at once, with its full path, the reason and the nearest names, befor
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -136,7 +137,6 @@ def compose(overrides: Sequence[str], user: Path | None = None) -> Composed:
     Raises:
         ConfigError: with every problem found.
     """
-    from hydra import compose as hydra_compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
@@ -144,7 +144,10 @@ def compose(overrides: Sequence[str], user: Path | None = None) -> Composed:
     with composing():
         forced, problems = _checked(overrides, user)
         try:
-            composed = hydra_compose("config", overrides=forced)
+            values = [o for o in forced if o.startswith("++")]
+            composed = copy.deepcopy(_options_chosen(tuple(o for o in forced if not o.startswith("++"))))
+            for parsed in _parse(values):
+                OmegaConf.update(composed, parsed.key_or_group, parsed.value(), force_add=True)
             plain = OmegaConf.to_container(composed, resolve=True)
         except InterpolationKeyError as e:
             raise ConfigError([*problems, _dangling(e)]) from e
@@ -162,6 +165,18 @@ def compose(overrides: Sequence[str], user: Path | None = None) -> Composed:
     if problems:
         raise ConfigError(problems)
     return Composed(run, plain, study, law)
+
+
+@lru_cache(maxsize=64)
+def _options_chosen(overrides: tuple[str, ...]) -> Any:
+    """Hydra's composition of the chosen options, before values are set: that is most of composing's time, and the
+    points of a study share it. Files are read once a process; within one command they are taken not to change."""
+    from hydra import compose as hydra_compose
+    from omegaconf import OmegaConf
+
+    composed = hydra_compose("config", overrides=list(overrides))
+    OmegaConf.set_struct(composed, False)
+    return composed
 
 
 def validate(plain: dict[str, Any]) -> RunConfig:

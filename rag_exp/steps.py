@@ -132,16 +132,16 @@ class _Planner:
 
     def plan(self) -> RunSteps:
         train, asked = self.train, self.asked
-        self.roles |= {"passages": self.passages(train.growth), "questions": self.questions(train.growth)}
+        self.roles |= {"passages": self.passages(train), "questions": self.questions(train)}
         self.roles |= self.reader_tokenizer
         if train.uses_vectors or asked.uses_vectors:
             self.roles |= self.encoder_tokenizer
         if self.encoder_step is not None:
             self.roles["encoder"] = self.encoder_step
         weights = self.training()
-        if asked.growth != train.growth:
-            self.roles["evaluation_passages"] = self.passages(asked.growth)
-            self.roles["evaluation_questions"] = self.questions(asked.growth)
+        if self.passages(asked).key != self.passages(train).key:
+            self.roles["evaluation_passages"] = self.passages(asked)
+            self.roles["evaluation_questions"] = self.questions(asked)
         if asked.source != "none":
             trained = weights if self.live else {}
             if asked.source == "index":
@@ -175,31 +175,32 @@ class _Planner:
             self._made[name] = make()
         return self._made[name]
 
-    def passages(self, growth: str) -> Step:
-        return self.once(f"passages {growth}", lambda: self._passages(growth))
+    def passages(self, setting: Setting) -> Step:
+        """The corpus in the setting's order."""
+        growth, asks = setting.growth, (self.config.evaluation.split,)
+        splits = ("train", *asks) if setting == self.train else asks
+        return self.once(f"passages {growth} {splits}", lambda: self._passages(growth, splits))
 
-    def _passages(self, growth: str) -> Step:
+    def _passages(self, growth: str, splits: tuple[str, ...]) -> Step:
         corpus = self.config.corpus.model_copy(update={"growth": growth, "size": None})
         fields = {"corpus": self.identity(corpus), "chunking": self.config.passages.identity()}
         if growth == "distractor":  # gold documents come first, so the questions decide the order
-            fields["gold"] = self.identity(self.config.questions)
-        return _step("passages", fields, {}, partial(builders.passages, self.config, corpus))
+            fields["gold"] = {"questions": self.identity(self.config.questions), "splits": list(splits)}
+        return _step("passages", fields, {}, partial(builders.passages, self.config, corpus, splits))
 
-    def questions(self, growth: str) -> Step:
-        return self.once(f"questions {growth}", lambda: self._questions(growth))
+    def questions(self, setting: Setting) -> Step:
+        """The questions, their gold passages found in the setting's corpus."""
+        passages = self.passages(setting)
+        return self.once(f"questions {passages.key}", lambda: self._questions(passages))
 
-    def _questions(self, growth: str) -> Step:
-        return _step(
-            "questions",
-            self.identity(self.config.questions),
-            {"passages": self.passages(growth)},
-            partial(builders.questions, self.config),
-        )
+    def _questions(self, passages: Step) -> Step:
+        build = partial(builders.questions, self.config)
+        return _step("questions", self.identity(self.config.questions), {"passages": passages}, build)
 
     @cached_property
     def tokenizer(self) -> dict[str, Step]:
         """The vocabulary trained on the corpus, as a parent."""
-        passages = {"passages": self.passages(self.train.growth)}
+        passages = {"passages": self.passages(self.train)}
         build = partial(builders.tokenizer, self.config)
         return {"tokenizer": _step("tokenizer", self.config.tokenizer.identity(), passages, build)}
 
@@ -228,7 +229,7 @@ class _Planner:
                 "questions": config.training.questions,
                 "seed": config.seed,
             },
-            {**self.data_parents(self.train.growth), **self.encoder_tokenizer},
+            {**self.data_parents(self.train), **self.encoder_tokenizer},
             partial(builders.encoder, config),
         )
 
@@ -237,13 +238,13 @@ class _Planner:
         warmed = {} if self.encoder_step is None else {"encoder": self.encoder_step}
         return {**self.encoder_tokenizer, **warmed}
 
-    def data_parents(self, growth: str) -> dict[str, Step]:
-        return {"passages": self.passages(growth), "questions": self.questions(growth)}
+    def data_parents(self, setting: Setting) -> dict[str, Step]:
+        return {"passages": self.passages(setting), "questions": self.questions(setting)}
 
     def index(self, setting: Setting, trained: dict[str, Step]) -> Step:
         """An index over the setting's corpus; ``trained``: the checkpoint whose passage encoder made the vectors."""
         fields: dict[str, Any] = {"index": setting.index.identity(SEARCH), "size": setting.size}
-        parents = {"passages": self.passages(setting.growth)}
+        parents = {"passages": self.passages(setting)}
         if setting.uses_vectors:
             parents |= self.encoder_parents() | trained
             fields |= {"encoder": self.identity(self.config.encoder), "embeddings": VERSIONS["embeddings"]}
@@ -260,7 +261,7 @@ class _Planner:
         """
         if not setting.uses_vectors:
             return None
-        parents = {"passages": self.passages(setting.growth), **self.encoder_parents(), **trained}
+        parents = {"passages": self.passages(setting), **self.encoder_parents(), **trained}
         encoder = self.identity(self.config.encoder)
         return lambda shard: _step(
             "embeddings",
@@ -274,7 +275,7 @@ class _Planner:
     ) -> Step:
         """The passages each question of ``split`` is given; ``trained`` holds a checkpoint with a query encoder."""
         fields: dict[str, Any] = {"source": setting.source, "k": setting.k, "split": split, "questions": limit}
-        parents = self.data_parents(setting.growth)
+        parents = self.data_parents(setting)
         if setting.source == "index":
             assert index is not None
             fields["search"] = setting.index.only(SEARCH)
@@ -295,7 +296,7 @@ class _Planner:
             the step that holds the trained weights, as the parent "checkpoint"; nothing for a model as it came.
         """
         config, train = self.config, self.train
-        parents = {**self.data_parents(train.growth), **self.reader_tokenizer}
+        parents = {**self.data_parents(train), **self.reader_tokenizer}
         reads = train.source != "none"
         common = {"generator": self.generator, "precision": self.precision, "seed": config.seed}
         if config.training.warmup.steps > 0:
@@ -365,7 +366,7 @@ class _Planner:
             fields["temperature"] = config.retriever.temperature
         if asked.source != "none":
             fields["size"] = asked.size
-        parents = {**self.data_parents(asked.growth), **self.reader_tokenizer, **weights}
+        parents = {**self.data_parents(asked), **self.reader_tokenizer, **weights}
         if "topk" in self.roles:
             parents["topk"] = self.roles["topk"]
         return _step("evaluation", fields, parents, partial(builders.evaluation, config, asked))

@@ -46,7 +46,9 @@ def test_what_cannot_change_a_result_is_not_in_the_id(base, override):
     [
         "seed=1",
         "generator.size=s1",
-        "optim.lr=0.001",
+        "training.lr=0.001",
+        "training.warmup.lr=0.001",
+        "optim.grad_clip=0.5",
         "training.batch_size=5",
         "training.precision=bf16",
         "prompt.template='Q {question} {passages}'",

@@ -35,11 +35,13 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
     if recall not in timed or timed[timed[recall].notna()]["index"].nunique() < 2:
         return None
     known = timed[timed[recall].notna()]
+    growths = known["growth"].value_counts()
+    known = known[known["growth"] == growths.index[0]]  # how a corpus grows changes what is found, not what it costs
     absent = sorted(set(timed["index"]) - set(known["index"]))
     # The same index asked by several generators is one index: its search was timed once.
     width = known["index_bytes_per_passage"] if "index_bytes_per_passage" in known else float("nan")
     per_index = known.assign(bytes=width * known["M"])
-    keys = ["index", "M", "growth", recall, "K"]
+    keys = ["index", "M", recall, "K"]
     per_index = per_index.groupby(keys, as_index=False).agg(
         speed=("queries_per_second", "median"), bytes=("bytes", "median"), runs=("run_id", "count")
     )
@@ -53,12 +55,12 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
     y = alt.Y(
         f"{theme_escape(recall)}:Q",
         title=theme.label(recall),
-        scale=alt.Scale(domain=[max(0.0, low - 0.1 * (1 - low) - 0.02), 1.01], zero=False, nice=False),
-        axis=alt.Axis(format=".0%" if low < 0.9 else ".1~%", tickCount=6),
+        scale=theme.linear((max(0.0, low - 0.1 * (1 - low) - 0.02), 1.0 + 0.03 * (1.02 - low))),
+        axis=alt.Axis(format=".1~%", values=_shares(low)),
     )
     # Several settings of one type at one size (a sweep over nprobe) make a curve; else sizes do.
-    swept = per_index.groupby(["index", "growth", "M"]).size().max() > 1
-    detail, order = (["growth:N", "M:N"], "speed:Q") if swept else (["growth:N"], "M:Q")
+    swept = per_index.groupby(["index", "M"]).size().max() > 1
+    detail, order = (["M:N"], "speed:Q") if swept else (["index:N"], "M:Q")
     sizes: Any = alt.Size(
         "M:Q",
         scale=alt.Scale(type="log", range=[30, 190]),
@@ -105,6 +107,12 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
             f" Not shown, since {'it has' if len(absent) == 1 else 'they have'} no such recall: {', '.join(absent)}."
         )
     return alt.hconcat(*panels, spacing=28), caption
+
+
+def _shares(low: float) -> list[float]:
+    """Round shares from just below ``low`` up to 1."""
+    step = next(s for s in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if 1 - low <= 6 * s or s == 0.2)
+    return [round(1 - i * step, 6) for i in range(int((1.02 - low) / step) + 2) if 1 - i * step >= 0]
 
 
 def _three(levels: list[float]) -> list[float]:

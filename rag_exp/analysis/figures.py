@@ -15,9 +15,12 @@ from rag_exp.analysis.replicates import aggregate
 from rag_exp.analysis.residuals import residuals_chart
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, conditions_of, described, groups
 from rag_exp.analysis.tables import finished
+from rag_exp.analysis.words import RESAMPLED
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from rag_exp.laws.card import LawFit
 
 
 @dataclass
@@ -95,12 +98,12 @@ class _View:
     def __init__(self, rows: pd.DataFrame, fits: StudyFits):
         self.metric, self.fits = fits.metric, fits
         placed = rows[rows["N"].notna() & rows["M"].notna()]
-        dense = placed[placed["arm"] == "dense"]
+        fitted = placed[placed["arm"] == fits.arm]
         self.searched = placed[placed["arm"].isin(["dense", "bm25"])]
         self.main: pd.DataFrame | None = None
         self.where: dict[str, Any] = {}
-        if len(dense):
-            self.where, self.main = next(groups(dense, conditions_of(dense)))
+        if len(fitted):
+            self.where, self.main = next(groups(fitted, conditions_of(fitted)))
 
     def against_parameters(self) -> Figure | None:
         """Loss against N, a curve per corpus size."""
@@ -242,11 +245,17 @@ def _curves_are(kinds: set[Any], fits: StudyFits) -> str:
     joint = fits.joint()
     if ("N", "M") in kinds and joint is not None and joint.law is not None:
         text = f"Curves: {joint.law.form.equation}, one law for all"
-        band = f"; bands: {joint.law.level:.0%} intervals" if joint.law.draws_Rp is not None else ""
-        return f"{text}{band}."
+        return f"{text}{_bands_are(joint.law)}."
     return "Curves: a law each, with its interval" + (
         "; thin lines where none could be fitted." if None in kinds else "."
     )
+
+
+def _bands_are(law: LawFit) -> str:
+    if law.draws_Rp is None:
+        return ""
+    common = ", much of it common to all curves" if "given" in str(law.resampling["kind"]) else ""
+    return f"; bands: {law.level:.0%} intervals over {RESAMPLED.get(law.resampling['kind'], 'refits')}{common}"
 
 
 def _setting(where: dict[str, Any]) -> str:

@@ -74,9 +74,10 @@ class StudyFit:
 
 @dataclass
 class StudyFits:
-    """All laws of a study. ``basis`` names the rows and options that they stand on."""
+    """All laws of a study, of one arm and metric. ``basis`` names the rows and options that they stand on."""
 
     metric: str
+    arm: str
     fits: list[StudyFit]
     notes: list[str]
     basis: str
@@ -96,13 +97,20 @@ class StudyFits:
 
     def save(self, folder: Path) -> list[Path]:
         """Write one fit card per law into ``folder/fits``; cards of laws that are no more are deleted."""
+        from rag_exp.laws.card import card_text
+
         files = []
         for f in self.fits:
             path = folder / FOLDER / f"{f.name}.json"
-            text = json.dumps(f.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
-            write_text(path, text + "\n")
+            write_text(path, card_text(f.to_dict()) + "\n")
             files.append(path)
-        index = {"metric": self.metric, "notes": self.notes, "basis": self.basis, "laws": [f.name for f in self.fits]}
+        index = {
+            "metric": self.metric,
+            "arm": self.arm,
+            "notes": self.notes,
+            "basis": self.basis,
+            "laws": [f.name for f in self.fits],
+        }
         write_text(folder / FOLDER / "index.json", json.dumps(index, indent=2, ensure_ascii=False) + "\n")
         for stale in set((folder / FOLDER).glob("*.json")) - {*files, folder / FOLDER / "index.json"}:
             stale.unlink()
@@ -119,9 +127,9 @@ class StudyFits:
             index = json.loads((folder / FOLDER / "index.json").read_text(encoding="utf-8"))
             cards = [json.loads((folder / FOLDER / f"{n}.json").read_text(encoding="utf-8")) for n in index["laws"]]
             fits = [StudyFit.from_dict(card) for card in cards]
+            return cls(index["metric"], index["arm"], fits, index["notes"], index["basis"])
         except (OSError, ValueError, KeyError, TypeError, LawError) as e:
             raise DataError(f"{folder / FOLDER}: no readable fit cards ({e}). Fit first: rag-exp fit study=NAME") from e
-        return cls(index["metric"], fits, index["notes"], index["basis"])
 
 
 def fit_table(
@@ -164,7 +172,7 @@ def fit_table(
     seeds = rows.groupby(["N"])["seed"].nunique() if len(rows) else None
     if seeds is not None and len(seeds) and (seeds < 2).all():
         notes.append("Each model size was trained with one seed: what another seed would change is in no interval.")
-    return StudyFits(metric, fitter.fits, notes, basis_of(table, options))
+    return StudyFits(metric, options.arm, fitter.fits, notes, basis_of(table, options))
 
 
 def basis_of(table: pd.DataFrame, options: LawOptions) -> str:
@@ -268,8 +276,6 @@ class _Fitter:
         if len(axes) > 1 and MIN_CLUSTERS <= count < len(rows):
             fixed["cluster"] = checkpoints.tolist()
         kind, replicates = self.resampling(rows, "cluster" in fixed)
-        if not o.bootstrap:
-            return fit(form, data, **fixed)
         try:
             law = fit(form, data, bootstrap=o.bootstrap, bootstrap_kind=kind, replicates=replicates, **fixed)
         except LawError as e:

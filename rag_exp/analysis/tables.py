@@ -121,9 +121,9 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 def varying(table: pd.DataFrame) -> list[str]:
     """The axes and configuration columns with more than one value; neutral configuration is passed over."""
-    candidates = [c for c in AXES if c in table] + [
-        c for c in table.columns if c.startswith("config.") and not c.startswith(_NEUTRAL)
-    ]
+    # What does not vary in a study does not vary in a part of it, and there are hundreds of configuration columns.
+    candidates = [c for c in table.attrs.get("axes") or dict.fromkeys([*AXES, *table.columns]) if c in table]
+    candidates = [c for c in candidates if c in AXES or (c.startswith("config.") and not c.startswith(_NEUTRAL))]
     return [c for c in candidates if len(set(table[c].map(str))) > 1]
 
 

@@ -208,13 +208,14 @@ def _without_law(table: pd.DataFrame, fits: StudyFits) -> Iterator[str]:
         yield f"{sentence} ({described(best.where)}; {law.form.equation})." if best.where else f"{sentence}."
         yield from trust_sentences(best)
     if not single:
-        yield from _observed(table, fits.metric)
+        yield from _observed(table, fits)
 
 
-def _observed(table: pd.DataFrame, metric: str) -> Iterator[str]:
+def _observed(table: pd.DataFrame, fits: StudyFits) -> Iterator[str]:
     """Plain differences where no law stands."""
+    metric = fits.metric
     rows = finished(table, metric)
-    rows = rows[(rows["arm"] == "dense") & rows["M"].notna()]
+    rows = rows[(rows["arm"] == fits.arm) & rows["M"].notna()]
     if len(rows) < 2:
         return
     largest = rows[rows["M"] == rows["M"].max()]
@@ -265,7 +266,11 @@ def _indexes(rows: pd.DataFrame, metric: str) -> Iterator[str]:
         if not len(part):
             continue
         costs = (part[metric] - part[f"{metric}.flat"]).mean()
-        text = f"The {kind} index in place of exact search changes the loss by {costs:+.2g} {unit(metric)}"
+        text = f"The {kind} index in place of exact search "
+        if abs(costs) < 1e-4 * part[metric].mean():
+            text += "does not change the loss"
+        else:
+            text += f"changes the loss by {costs:+.2g} {unit(metric)}"
         if "index_recall@k" in part and part["index_recall@k"].notna().any():
             text += f" at a recall of {part['index_recall@k'].mean():.1%}"
         if "queries_per_second" in part and part["queries_per_second"].notna().all():

@@ -181,6 +181,18 @@ def _raw(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @lru_cache(maxsize=1)
+def _count(folder: Path) -> int:
+    """A field with any text is a passage; to see that takes no cleaning, which is most of the reading time."""
+    return sum(
+        any(_said(sub, held) for sub, held in content.items())
+        for code, fields in _raw(folder).items()
+        if _name(code, fields) is not None
+        for its_fields in fields.values()
+        for content in its_fields.values()
+    )
+
+
+@lru_cache(maxsize=1)
 def _entities(folder: Path) -> tuple[Entity, ...]:
     try:
         return tuple(e for code, fields in _raw(folder).items() if (e := _entity(code, fields)) is not None)
@@ -226,15 +238,8 @@ class FactbookCorpus(CorpusOptions):
             yield Document(entity.code, entity.passages)
 
     def count(self) -> int | None:
-        # A field with any text is a passage; to see that takes no cleaning, which is most of the reading time.
         try:
-            return sum(
-                any(_said(sub, held) for sub, held in content.items())
-                for code, fields in _raw(_data_folder()).items()
-                if _name(code, fields) is not None
-                for its_fields in fields.values()
-                for content in its_fields.values()
-            )
+            return _count(_data_folder())
         except (DataError, AttributeError, KeyError, TypeError):
             return None  # said by `problems`, or when the corpus is read
 

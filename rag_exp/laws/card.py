@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CARD_SCHEMA = 1
+_NUMBERS = re.compile(r"\[\s*((?:[-+.\deE]+,\s*)*[-+.\deE]+)\s*\]")
 CARD_DRAWS = 1000
 _MIN_DRAWS = 40
+
+
+def card_text(value: dict[str, Any]) -> str:
+    """JSON for people: indented, but with a list of numbers on one line."""
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    return _NUMBERS.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
 
 
 class Prediction(NamedTuple):
@@ -157,7 +165,7 @@ class LawFit:
 
         At most 1,000 draws are kept, evenly thinned; the intervals on the card are those of all draws.
         """
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+        return card_text(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> LawFit:

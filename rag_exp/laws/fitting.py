@@ -304,7 +304,7 @@ class Problem:
             objective = Objective(self.design, base.y_Rn, w_Rn, base.log, base.delta)
         theta, worst = self._refit(objective, basins, note["draws"])
         note["worst_gradient"] = worst
-        return self.design.to_papers(theta), note
+        return _significant(self.design.to_papers(theta)), note
 
     def _shaken(self, y_Rn: np.ndarray, best: Solution, draws: int, seed: int) -> np.ndarray:
         """``y_Rn`` with the fit's residuals, each times a random factor."""
@@ -367,6 +367,13 @@ class Problem:
             better = other.converged_R & (~best.converged_R | (other.loss_R < best.loss_R))
             best.put(np.flatnonzero(better), other.pick(np.flatnonzero(better)))
         return best
+
+
+def _significant(values: np.ndarray, digits: int = 10) -> np.ndarray:
+    """Rounded to significant digits, so that a card holds its draws exactly and is half as long."""
+    size = np.where(values == 0, 1.0, np.abs(values))
+    unit = 10.0 ** (digits - 1 - np.floor(np.log10(size)))
+    return np.round(values * unit) / unit
 
 
 def _bound_meaning(form: Form, name: str, value: float) -> str:

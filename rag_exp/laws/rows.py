@@ -13,6 +13,7 @@ from rag_exp.core.errors import LawError, did_you_mean
 from rag_exp.laws.forms import Form
 
 MIN_LEVELS = 3
+ONE_KIND = ("arm", "index", "growth")  # columns of a study's table that make other curves
 NOT_LOSSES = ("ppl", "perplexity", "accuracy", "exact_match", "em", "f1", "recall")
 
 
@@ -100,6 +101,7 @@ def read_rows(
         keep,
         left_out,
     )
+    rows.warnings += _mixtures(data, names, rows.positions_n)
     if any(part in NOT_LOSSES for part in y.lower().replace("@", "_").split("_")):
         rows.warnings.append(f"{y!r} looks like a score, not a loss in nats; forms here are laws of losses")
     return rows
@@ -135,7 +137,7 @@ def check_rows(form: Form, rows: Rows, free: int, fixed: Mapping[str, float]) ->
 
 def _numbers(column: Any, name: str) -> np.ndarray:
     try:
-        values = [math.nan if v is None else float(v) for v in column]
+        values = [math.nan if v is None or str(v) == "<NA>" else float(v) for v in column]
     except (TypeError, ValueError) as e:
         raise LawError(f"Column {name!r} holds something that is not a number ({e}).") from e
     return np.array(values, dtype=float)
@@ -164,6 +166,18 @@ def _usable(
                     + (" (residuals are taken in logarithms; loss='ls_raw' takes any)." if name == y else ".")
                 )
     return left_out
+
+
+def _mixtures(data: Any, names: list[str], positions_n: np.ndarray) -> list[str]:
+    """A warning for each column that tells curves apart and has several values among the rows."""
+    out = []
+    for name in ONE_KIND:
+        if name in names:
+            column = [str(v) for v in data[name]]
+            kinds = sorted({column[i] for i in positions_n if i < len(column)})
+            if len(kinds) > 1:
+                out.append(f"the rows mix several values of {name} ({', '.join(kinds)}): one law for different curves")
+    return out
 
 
 def _weights(data: Any, weights: str | Sequence[float] | None, n: int) -> np.ndarray:

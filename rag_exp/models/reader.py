@@ -85,8 +85,9 @@ class Generator(nn.Module):
     def target_logp(logits_MV: Tensor, targets_NT: Tensor) -> Tensor:
         """log-probabilities of the targets, [N, T], from the logits at the M target positions in row order."""
         wanted_NT = targets_NT != IGNORE
-        logp_M = -nn.functional.cross_entropy(logits_MV.float(), targets_NT[wanted_NT], reduction="none")
-        return torch.zeros(targets_NT.shape, device=logp_M.device).masked_scatter(wanted_NT, logp_M)
+        logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
+        logp_M = -nn.functional.cross_entropy(logits_MV, targets_NT[wanted_NT], reduction="none")
+        return logp_M.new_zeros(targets_NT.shape).masked_scatter(wanted_NT, logp_M)
 
     def projected(self, index_M: Tensor, **inputs: Any) -> Any:
         """The model's output for ``inputs``, its logits [1, M, V] computed at M flat positions of [N, L] alone.

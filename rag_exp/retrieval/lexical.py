@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,9 @@ from rag_exp.retrieval.index import INDEXES, BuiltIndex, IndexOptions
 from rag_exp.retrieval.results import SearchResult
 
 _WORD = re.compile(r"\b\w\w+\b")
+
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it says at DEBUG what it does, whatever the root's level
 
 
 @INDEXES.register

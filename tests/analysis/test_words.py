@@ -100,7 +100,7 @@ def test_without_a_joint_law_the_reading_says_why_and_what_is_known(synthetic):
 
 def test_a_joint_law_that_failed_is_explained(quick):
     joint = dataclasses.replace(quick.fits.joint(), law=None, reason="the losses are constant")
-    fits = StudyFits("nll", [joint], [], "x")
+    fits = StudyFits("nll", "dense", [joint], [], "x")
     text = "\n".join(paragraphs(quick.table, fits))
     assert "No law in both axes could be fitted: the losses are constant" in text
     assert "Observed, without a law: from 131k to 1.97M parameters the loss goes from 13.3 to 9.1" in text

@@ -325,3 +325,19 @@ def test_hoffmanns_points_under_the_other_losses(chinchilla):
     raw = fit("chinchilla", chinchilla, loss="ls_raw")
     assert 2 * raw.objective == pytest.approx(0.08320380769330131, rel=1e-9)
     assert raw.params["E"] == pytest.approx(1.88281362, abs=2e-5)
+
+
+def test_rows_of_several_kinds_of_runs_are_warned_of():
+    _, _, data = noisy("saturating", 0.001, nN=6, nM=1)
+    mixed = {**data, "arm": ["dense"] * 3 + ["oracle"] * 3, "index": ["flat"] * 6}
+    law = fit("saturating", mixed)
+    assert [w for w in law.warnings if "mix" in w] == [
+        "the rows mix several values of arm (dense, oracle): one law for different curves"
+    ]
+
+
+def test_pandas_missing_values_are_missing():
+    import pandas as pd
+
+    table = pd.DataFrame({"N": [1, 2, 4, 8, 16], "loss": pd.array([5.0, 4.0, None, 3.0, 2.8], dtype="Float64")})
+    assert fit("saturating", table, missing="leave_out").rows["positions"] == [0, 1, 3, 4]
