@@ -42,7 +42,8 @@ def passages(config: RunConfig, corpus: Any, splits: tuple[str, ...], build: Bui
         gold = {id for q in config.questions.questions() if q.split in splits for id in q.gold_ids}
         if not gold:
             raise DataError(
-                f"growth=distractor keeps the gold documents, but no question of {' or '.join(splits)} names a gold passage."
+                "growth=distractor keeps the gold documents, but no question of "
+                f"{' or '.join(splits)} names a gold passage."
             )
     build.stats |= write_passages(corpus, config.passages, build.folder, gold)
 

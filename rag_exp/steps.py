@@ -216,7 +216,7 @@ class _Planner:
 
     @cached_property
     def encoder_step(self) -> Step | None:
-        """The encoder after its warm-up (for a pretrained one: calibration alone); None where no vectors are searched."""
+        """The encoder after its warm-up (a pretrained one's is calibration alone); None where no vectors are searched."""
         config = self.config
         if not (self.train.uses_vectors or self.asked.uses_vectors):
             return None

@@ -42,7 +42,8 @@ class RunRecord(BaseModel):
     )
     flops: dict[str, float | None] = Field(
         default_factory=dict,
-        description="training (all stages), reader_warmup, retriever_warmup, marginal, embedding, index_build, search, reading",
+        description="training (its stages: reader_warmup, retriever_warmup, marginal), embedding, index_build, search, "
+        "reading",
     )
     bytes: dict[str, int] = Field(
         default_factory=dict, description="size of each artifact, by the names of `artifacts`"

@@ -7,9 +7,9 @@ unless told otherwise; nothing is stemmed. A passage's text is what ``passage_te
 from __future__ import annotations
 
 import json
+import logging
 import re
 from array import array
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
