@@ -241,7 +241,7 @@ def _trainee(config: RunConfig, build: Build, reader: Generator) -> Iterator[Tra
             generator=reader,
             packer=_packer(config, reader),
             sizes=config.generator.sizes(),
-            options=config.training,
+            options=config.training.resolved(config.generator.peak_lr()),
             optim=config.optim,
             seed=config.seed,
             trainer=config.trainer,

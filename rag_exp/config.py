@@ -236,11 +236,14 @@ def job(task: Any, overrides: Sequence[str], user: Path | None, multirun: bool) 
 
     import hydra
 
-    words = [o for o in overrides if not o.startswith("-")]
     groups = _groups(user)
-    # A key that is valid but stands in no YAML file is one that Hydra would not let in: it is forced, as in `compose`.
-    forced = [_forced(text, parsed, groups) for text, parsed in zip(words, _parse(words), strict=True)]
-    argv = ["rag-exp run", *(["-m"] if multirun else []), *(o for o in overrides if o.startswith("-")), *forced]
+
+    def forced(word: str) -> str:
+        # A key that is valid but stands in no YAML file is one that Hydra would not let in: it is forced, as in
+        # `compose`. Hydra's own flags and their values (--cfg job) are left as they are.
+        return word if word.startswith("-") or "=" not in word else _forced(word, _parse([word])[0], groups)
+
+    argv = ["rag-exp run", *(["-m"] if multirun else []), *map(forced, overrides)]
     if user is not None:
         argv += ["--config-dir", str(user)]
     kept, sys.argv = sys.argv, argv

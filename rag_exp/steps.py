@@ -25,7 +25,7 @@ from rag_exp.core.errors import ConfigError
 from rag_exp.core.fingerprint import ContentDigests, digest
 from rag_exp.core.options import SEARCH, Options
 from rag_exp.core.store import Build, Step
-from rag_exp.training.options import stage_optim
+from rag_exp.training.options import TrainingOptions, stage_optim
 
 # Raise a version when the code of its builder (or of what that calls) changes what is built from the same fields.
 VERSIONS = {
@@ -166,6 +166,11 @@ class _Planner:
         return self.identity(self.config.generator)
 
     @cached_property
+    def recipe(self) -> TrainingOptions:
+        """The training options with numbers in place of "auto"."""
+        return self.config.training.resolved(self.config.generator.peak_lr())
+
+    @cached_property
     def precision(self) -> str:
         return self.config.training.resolved_precision(self.config.trainer.accelerator)
 
@@ -216,7 +221,7 @@ class _Planner:
 
     @cached_property
     def encoder_step(self) -> Step | None:
-        """The encoder after its warm-up (a pretrained one's is calibration alone); None where no vectors are searched."""
+        """The encoder after its warm-up (a pretrained one is only calibrated); None where no vectors are searched."""
         config = self.config
         if not (self.train.uses_vectors or self.asked.uses_vectors):
             return None
@@ -300,7 +305,7 @@ class _Planner:
         reads = train.source != "none"
         common = {"generator": self.generator, "precision": self.precision, "seed": config.seed}
         if config.training.warmup.steps > 0:
-            warmup = config.training.warmup
+            warmup = self.recipe.warmup
             fields = {
                 **common,
                 "prompt": config.prompt.identity_for(joint=False),
@@ -325,7 +330,7 @@ class _Planner:
             "prompt": config.prompt.identity_for(config.objective.joint),
             "objective": config.objective.identity(),
             "training": training,
-            "optim": stage_optim(config.optim, config.training.lr),
+            "optim": stage_optim(config.optim, self.recipe.lr),
             "source": train.source,
             "k": train.k,
         }

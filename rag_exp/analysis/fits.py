@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rag_exp.analysis.study_fits import StudyFits, basis_of, fit_table
+from rag_exp.analysis.study_fits import StudyFits, basis_of, fit_table, summary
 from rag_exp.analysis.tables import load_study
 from rag_exp.core.errors import ConfigError, DataError
+from rag_exp.core.fingerprint import digest
 from rag_exp.core.record import RunRecord
 from rag_exp.laws.options import LawOptions
 
@@ -41,6 +42,12 @@ def fit_study(plan: Plan, records: Sequence[RunRecord]) -> Iterator[str]:
     """
     options = law_options(plan.law, plan.forms)
     table = load_study(plan.folder)
+    known = _saved(plan, table, options)
+    if known is not None:
+        yield from (summary(f) for f in known.fits)
+        yield from (f"note: {n}" for n in known.notes)
+        yield f"{len(known.fits)} fit cards, as they were (the same runs and options): {plan.folder / 'fits'}"
+        return
     metric = options.metric or plan.metric
     losses, reason = question_losses(records, plan.root, metric)
     lines: list[str] = []
@@ -59,24 +66,36 @@ def report_study(plan: Plan, records: Sequence[RunRecord]) -> Path:
     Returns:
         ``report.html`` in the study's folder.
     """
-    from rag_exp.analysis.report import write_report
+    from rag_exp.analysis.report import FILE, REPORT_VERSION, mark_of, write_report
 
     table = load_study(plan.folder)
     options = law_options(plan.law, plan.forms)
-    return write_report(table, current_fits(plan, records, table, options), table.attrs["plan"], plan.folder)
+    fits = current_fits(plan, records, table, options)
+    states = [[run, state] for run, state in zip(table["run_id"], table["status"], strict=True)]
+    basis = digest({"fits": fits.basis, "runs": states, "version": REPORT_VERSION})
+    path = plan.folder / FILE
+    if path.is_file() and mark_of(path) == basis:
+        return path
+    return write_report(table, fits, table.attrs["plan"], plan.folder, basis)
 
 
 def current_fits(plan: Plan, records: Sequence[RunRecord], table: pd.DataFrame, options: LawOptions) -> StudyFits:
     """The fit cards in the study's folder where they stand on these runs and options, else new ones."""
-    try:
-        fits = StudyFits.load(plan.folder)
-        if fits.basis == basis_of(table, options):
-            return fits
-    except DataError:
-        pass
+    known = _saved(plan, table, options)
+    if known is not None:
+        return known
     for _ in fit_study(plan, records):
         pass
     return StudyFits.load(plan.folder)
+
+
+def _saved(plan: Plan, table: pd.DataFrame, options: LawOptions) -> StudyFits | None:
+    """The study's fit cards, where there are any and they stand on these runs and options."""
+    try:
+        fits = StudyFits.load(plan.folder)
+    except DataError:
+        return None
+    return fits if fits.basis == basis_of(table, options) else None
 
 
 def law_options(law: dict[str, Any], forms: dict[str, Any]) -> LawOptions:

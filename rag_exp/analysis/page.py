@@ -176,7 +176,7 @@ class Page:
             f"<tbody>{''.join(lines)}</tbody></table></div>"
         )
 
-    def html(self, libraries: str) -> str:
+    def html(self, libraries: str, basis: str = "") -> str:
         """The finished page.
 
         Args:
@@ -190,6 +190,7 @@ class Page:
         code = f"<script>{_inline_code(libraries)}</script>" if self.specs else ""
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="basis" content="{escape(basis)}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(self.title)}</title><style>{STYLE}</style></head>\n"
             f"<body><main>\n{chr(10).join(self.body)}\n</main>\n{specs}{code}<script>{SCRIPT}</script></body></html>\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from html import escape
@@ -23,17 +24,19 @@ if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit
 
 FILE = "report.html"
+REPORT_VERSION = 1  # raise it when the page is made differently from the same runs
 _SHOWN = ("em", "f1", "gold_recall@k", "index_recall@k", "queries_per_second")
 _BLANK = '<abbr title="{}">–</abbr>'
 
 
-def write_report(table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any], folder: Path) -> Path:
+def write_report(table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any], folder: Path, basis: str = "") -> Path:
     """Write ``report.html``, and every figure as ``figures/NAME.png`` and ``.pdf``.
 
     Args:
         table: as from ``rag_exp.load_study``; failed runs are listed with their reason.
         fits: the study's laws (``fit_table`` or ``StudyFits.load``).
         plan: the study's ``plan.json``: study, description, metric, command, commit, runs.
+        basis: a name of what the report stands on, found again by :func:`mark_of`.
 
     Returns:
         the page's path.
@@ -61,8 +64,15 @@ def write_report(table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any], 
     _nulls(page, table)
     _source(page, table, plan)
     path = folder / FILE
-    write_text(path, page.html(_libraries()))
+    write_text(path, page.html(_libraries(), basis))
     return path
+
+
+def mark_of(path: Path) -> str | None:
+    """The ``basis`` that a report was written with; None where it has none."""
+    with path.open(encoding="utf-8") as f:
+        found = re.search(r'<meta name="basis" content="([0-9a-f]+)">', f.read(2_000))
+    return found.group(1) if found else None
 
 
 def _head(page: Page, table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any]) -> None:

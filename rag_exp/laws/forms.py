@@ -274,6 +274,25 @@ class JointLogGain(Form):
 
 
 @register
+class JointCoverage(Form):
+    """E + A N^-alpha - G M^gamma + B M^gamma N^-alpha: coverage growth, answered better by a larger reader.
+
+    With c = (M/M*)^gamma the share of questions whose passage the corpus holds, loss is
+    (1 - c)(E0 + A0 N^-alpha) without the passage and c (E1 + A1 N^-alpha) with it: hence E = E0, A = A0,
+    G = (E0 - E1) / M*^gamma and B = (A1 - A0) / M*^gamma. What a larger corpus is worth depends on the reader.
+    """
+
+    name = "joint_coverage"
+    summary = "one loss with the passage in the corpus and one without, both falling with parameters"
+    terms = (
+        falling("A", "N", "alpha"),
+        gain("G", "M", "gamma"),
+        Term("B", 1, (Factor("M", "gamma", 1), Factor("N", "alpha", -1))),
+    )
+    cautions = ("its corpus term falls without end, so that it cannot hold far beyond the data",)
+
+
+@register
 class JointRising(Form):
     """E + A N^-alpha + B M^beta: distractor growth; a larger corpus only hides the gold passage."""
 

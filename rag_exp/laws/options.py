@@ -27,7 +27,7 @@ class LawOptions(Options):
         ("saturating(M)", "gain(M)", "log_gain(M)", "rising(M)"), description="candidates in the corpus size alone"
     )
     joint: tuple[str, ...] = Field(
-        ("joint", "joint_gain", "joint_log_gain", "joint_rising"), description="candidates in both"
+        ("joint", "joint_gain", "joint_log_gain", "joint_coverage", "joint_rising"), description="candidates in both"
     )
     loss: Loss = Field("huber_log", description="of the residuals (see rag_exp.laws.fit)")
     delta: float = Field(

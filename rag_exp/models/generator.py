@@ -32,6 +32,10 @@ class GeneratorOptions(Options):
 
     own_vocabulary: ClassVar[bool] = False
 
+    def peak_lr(self) -> float:
+        """What ``training.warmup.lr=auto`` means for this generator: a peak learning rate of AdamW."""
+        return 5e-5
+
     def is_seq2seq(self) -> bool:
         """Whether the answer is written by a decoder that attends to an encoded prompt."""
         raise NotImplementedError

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 WIDTHS = {"xxs": 16, "xs": 32, "s0": 48, "s1": 64, "s2": 96, "s3": 128, "s4": 192, "s5": 256, "s6": 384}
 WIDTH_PER_LAYER = 44
 HEAD = 32
+PEAK_LR = 5e-3  # at s0
 T5_BUCKETS = 32
 # Standard deviation of initial weights: 1 / sqrt(width), and at most this. transformers' 0.02 suits wide models; at
 # these widths attention then starts out uniform, and learning to read the passage takes several times the steps.
@@ -98,6 +99,10 @@ class Ladder(GeneratorOptions):
             layers = math.ceil(layers / 2)
         gated = 16 * round(width * 8 / 3 / 16)
         return Dimensions(width, layers, max(1, round(width / HEAD)), 4 * width if self.family == "bart" else gated)
+
+    def peak_lr(self) -> float:
+        # Rates tried on the Factbook were best near 8e-3 at width 16, 5e-3 at 48 and 3e-3 at 128: width^-1/2.
+        return PEAK_LR * math.sqrt(WIDTHS["s0"] / self.dimensions().width)
 
     def is_seq2seq(self) -> bool:
         return self.family != "llama"

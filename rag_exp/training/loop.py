@@ -112,7 +112,8 @@ def fit_stage(
         device = torch.device(trainer.resolved_device())
         order = BatchOrder(data.lengths, stage.batch_size, seed, stage.bucket)
         feed = StageDataModule(data, order, meter.done, stage.steps, trainer.num_workers, device.type == "cuda")
-        label = stage.name.replace("_", " ")
+        # With its size, so that the lines of parallel runs can be told apart.
+        label = f"{stage.name.replace('_', ' ')} (N={sizes.body + sizes.encoder_body:,})"
         with (
             _threads(trainer.threads),
             _quiet(),

@@ -13,6 +13,8 @@ from rag_exp.core.options import NEUTRAL, Options
 
 Precision = Literal["32", "bf16"]
 
+MARGINAL_SHARE = 0.4  # of the warm-up's peak rate: the marginal stage goes on from a trained reader
+
 
 class OptimOptions(Options):
     """AdamW and its learning rate schedule. Matrices decay, vectors (norms, biases) do not."""
@@ -39,7 +41,9 @@ class WarmupOptions(Options):
 
     steps: int = Field(400, ge=0, description="0 leaves the stage out")
     batch_size: int = Field(64, ge=1, description="questions a step")
-    lr: float | None = Field(None, gt=0, description="peak learning rate; null takes optim.lr")
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        None, description="peak learning rate; auto: the generator's own; null: optim.lr"
+    )
 
 
 class TrainingOptions(Options):
@@ -48,7 +52,9 @@ class TrainingOptions(Options):
     warmup: WarmupOptions = WarmupOptions()
     steps: int = Field(200, ge=0, description="steps of the marginal stage; 0 leaves it out")
     batch_size: int = Field(32, ge=1, description="questions a step, each with its k passages")
-    lr: float | None = Field(None, gt=0, description="peak learning rate of the marginal stage; null takes optim.lr")
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        None, description="peak learning rate of the marginal stage; auto: 0.4 of the generator's own; null: optim.lr"
+    )
     retriever_lr: float | None = Field(
         None, gt=0, description="peak learning rate of a retriever in training; null takes its warm-up's"
     )
@@ -59,6 +65,19 @@ class TrainingOptions(Options):
     precision: Literal["auto", "32", "bf16"] = Field(
         "auto", description="auto: bf16 where a CUDA device is used, else 32; resolved before a run is named"
     )
+
+    def resolved(self, own_lr: float) -> TrainingOptions:
+        """With numbers in place of ``auto``: what identifies the training and what the stages take.
+
+        Args:
+            own_lr: the generator's own peak learning rate.
+        """
+        warmup = self.warmup
+        if warmup.lr == "auto":
+            warmup = warmup.model_copy(update={"lr": own_lr})
+        return self.model_copy(
+            update={"warmup": warmup, "lr": MARGINAL_SHARE * own_lr if self.lr == "auto" else self.lr}
+        )
 
     def resolved_precision(self, accelerator: str = "auto") -> Precision:
         """The precision that training will have, found without importing torch."""
