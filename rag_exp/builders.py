@@ -73,7 +73,10 @@ def encoder(config: RunConfig, build: Build) -> None:
     made = config.encoder.create(_tokenizer_folder(build), config.tokenizer.vocab_size, seed)
     asked = _training_questions(config, build)
     warmup = config.retriever.warmup.resolved(config.encoder)
-    with Ticker("retriever warm-up", warmup.steps, config.trainer.progress) as ticker:
+    with (
+        _on_device(config, made),
+        Ticker("retriever warm-up", warmup.steps, config.trainer.progress) as ticker,
+    ):
         build.stats |= warm_up(
             made,
             asked.questions,
@@ -96,7 +99,8 @@ def embeddings(config: RunConfig, shard: int, build: Build) -> None:
     start = shard * SHARD_ROWS
     stop = min(start + SHARD_ROWS, len(table))
     texts = (pair for at in range(start, stop, 8192) for pair in table.texts(np.arange(at, min(at + 8192, stop))))
-    build.stats |= embed_passages(_encoder(config, build, "passage"), texts, stop - start, build.folder)
+    with _on_device(config, _encoder(config, build, "passage")) as made:
+        build.stats |= embed_passages(made, texts, stop - start, build.folder)
 
 
 def index(config: RunConfig, setting: Setting, shard: Callable[[int], Step] | None, build: Build) -> None:
@@ -108,8 +112,11 @@ def index(config: RunConfig, setting: Setting, shard: Callable[[int], Step] | No
         content: Any = (text for _, batch in table.batches(size) for text in _joined(batch))
     else:
         content, made = _blocks(build, shard, size)
-        build.stats["embedding_flops"] = sum(a.stats["flops"] for a in made)
-        build.stats["embedding_seconds"] = sum(a.seconds for a in made)
+        # The last shard reaches beyond the corpus: only its share is this index's cost.
+        shares = [min(1.0, (size - i * SHARD_ROWS) / a.stats["passages"]) for i, a in enumerate(made)]
+        build.stats["embedding_flops"] = sum(s * a.stats["flops"] for s, a in zip(shares, made, strict=True))
+        build.stats["embedding_seconds"] = sum(s * a.seconds for s, a in zip(shares, made, strict=True))
+        build.stats["embeddings"] = [{"key": a.key, "bytes": a.bytes, "seconds": a.seconds} for a in made]
         build.stats["parameters"] = config.encoder.parameter_counts(config.tokenizer.vocab_size)
     built = setting.index.create(content, derive(config.seed, "index"))
     build.stats |= built.stats()
@@ -152,7 +159,8 @@ def topk(
         return
     blocks, _ = _blocks(build, shard, size)
     found = _open_index(build, setting, blocks)
-    queries = _encoder(config, build, "question").encode(asked.questions, "question")
+    with _on_device(config, _encoder(config, build, "question")) as made:
+        queries = made.encode(asked.questions, "question")
     # What training reads is measured by what it leads to; the flat index is the exact search itself.
     is_exact = not setting.index.stores_vectors
     compared = not is_exact and split != "train"
@@ -160,6 +168,7 @@ def topk(
     build.stats |= search_topk(found, queries, setting.k, build.folder, exact, "training questions are not compared")
     if is_exact:
         build.stats["recall"] = {str(rank): 1.0 for rank in (1, setting.k)}
+        del build.stats["recall_reason"]
     build.stats["dims"] = queries.shape[1]
 
 
@@ -316,6 +325,19 @@ def _encoder(config: RunConfig, build: Build, role: str) -> Encoder:
         if folder.is_dir():
             return config.encoder.load(folder, _tokenizer_folder(build))
     return config.encoder.load(build.parent("encoder").path, _tokenizer_folder(build))
+
+
+@contextmanager
+def _on_device(config: RunConfig, made: Encoder) -> Iterator[Encoder]:
+    """``made`` on the trainer's device, with its threads; back on the CPU afterwards, as every encoder is kept."""
+    from rag_exp.training.threads import torch_threads
+
+    made.to(config.trainer.resolved_device())
+    try:
+        with torch_threads(config.trainer.threads):
+            yield made
+    finally:
+        made.to("cpu")
 
 
 def _tokenizer_folder(build: Build) -> Path | None:

@@ -83,7 +83,7 @@ def run(argv: list[str]) -> int:
     from rag_exp import config as configs
 
     user = configs.user_configs(config_dir)
-    if any(a.startswith("-") and "=" not in a for a in argv):
+    if any(a.startswith("-") for a in argv):
         from rag_exp.run import job
 
         configs.job(job, argv, user, multirun)
@@ -99,10 +99,12 @@ def run(argv: list[str]) -> int:
         return 0
     if len(plan.points) > 1 and not (multirun or is_study):
         raise configs.ConfigError("Several values need -m: rag-exp run -m ...")
-    from rag_exp.run import announce, job, prepare
+    from rag_exp.run import COMMAND, announce, job, prepare
 
     prepare([(p.config, p.steps) for p in plan.points])
-    records = studies.run_study(plan, job, user, command=_command("run", *(["-m"] if multirun else []), *argv))
+    command = _command("run", *(["-m"] if multirun else []), *argv)
+    os.environ[COMMAND] = command  # every process of the study records it
+    records = studies.run_study(plan, job, user, command)
     announce(plan, records)
     return 0 if all(r is not None and r.status == "finished" for r in records) else 1
 
@@ -131,9 +133,10 @@ def _where(axes: dict[str, str]) -> str:
 def fit(argv: list[str]) -> int:
     """usage: rag-exp fit study=NAME [law.KEY=VALUE] [overrides]
 
-    Fits the study's laws to its finished runs and writes one fit card each.
+    Fits the study's laws to its finished runs and writes one fit card each. With nothing but the study's name,
+    the overrides that it was last run with are taken.
     """
-    plan = _study(argv)
+    plan = _study(argv, as_run=True)
     from rag_exp.analysis.fits import fit_study
     from rag_exp.study import records_of, write_plan
 
@@ -148,7 +151,7 @@ def report(argv: list[str]) -> int:
 
     Writes report.html (needs no network) and figures/ as PNG and PDF into the study's folder.
     """
-    plan = _study(argv)
+    plan = _study(argv, as_run=True)
     from rag_exp.analysis.fits import report_study
     from rag_exp.study import records_of, write_plan
 
@@ -221,8 +224,8 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _study(argv: list[str]) -> object:
-    """The expanded study of a verb's arguments."""
+def _study(argv: list[str], as_run: bool = False) -> object:
+    """The expanded study of a verb's arguments; ``as_run``: as it was last run, where they only name it."""
     config_dir, argv = _option(argv, "--config-dir", "-cd")
     from rag_exp import config as configs
     from rag_exp import study as studies
@@ -232,6 +235,10 @@ def _study(argv: list[str]) -> object:
     if not any(a.startswith("study=") for a in argv):
         known = ", ".join(configs.group_options("study", user))
         raise ConfigError(f"Name a study: study=NAME. Known: {known}.")
+    if as_run:
+        given, argv = argv, studies.last_overrides(argv, user)
+        if argv != given:
+            print(f"as last run: {' '.join(argv)}", file=sys.stderr)
     return studies.expand(argv, user)
 
 

@@ -7,7 +7,6 @@ is reported at once, with its full path, the reason and the nearest names, befor
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +24,9 @@ from rag_exp.data.passages import PASSAGES
 from rag_exp.data.sources import CORPORA, QUESTIONS
 from rag_exp.data.tokenizer import TokenizerOptions
 from rag_exp.evaluation.options import EvaluationOptions
-from rag_exp.models import ladder, pretrained  # noqa: F401
 from rag_exp.models.generators import GENERATORS
 from rag_exp.models.objectives import OBJECTIVES
 from rag_exp.models.prompt import PromptOptions
-from rag_exp.retrieval import lexical  # noqa: F401
 from rag_exp.retrieval.encoders import ENCODERS
 from rag_exp.retrieval.indexes import INDEXES
 from rag_exp.retrieval.options import RetrievalOptions, RetrieverOptions
@@ -422,8 +419,3 @@ def _dangling(error: Any) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def environment_root() -> Path:
-    """The default output root: ``RAG_EXP_ROOT`` or ``./outputs``."""
-    return Path(os.environ.get("RAG_EXP_ROOT", "outputs"))

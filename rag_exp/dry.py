@@ -11,7 +11,7 @@ from typing import Any
 
 from rag_exp import config as configs
 from rag_exp.core.store import Step, Store
-from rag_exp.models.flops import TokenCounts, training_flops
+from rag_exp.models.flops import TokenCounts, forward_flops, training_flops
 from rag_exp.run import RunFolder, arm
 from rag_exp.steps import RunSteps, Setting
 from rag_exp.study import Point, Study, status
@@ -47,7 +47,9 @@ def _point(point: Point, plan: Study, reference: dict[str, Any]) -> Iterator[str
     yield ""
     yield "steps"
     for role, step in steps.roles.items():
-        yield f"  {role:22} {step.key[:12]}  {'in the store' if store.has(step) else 'to be built'}"
+        made = store.info(step)
+        known = f"in the store ({made.bytes / 1e6:,.1f} MB, {made.seconds:.1f} s)" if made else "to be built"
+        yield f"  {role:22} {step.key[:12]}  {known}"
 
 
 def sizes(point: Point, store: Store) -> Iterator[str]:
@@ -69,6 +71,7 @@ def sizes(point: Point, store: Store) -> Iterator[str]:
         if known is not None:
             yield f"embeddings    <= {known * dims * BYTES_PER_NUMBER / 1e6:,.1f} MB ({known:,} x {dims} float32)"
     yield from _training(config, steps, store)
+    yield from _evaluation(config, steps, store)
 
 
 def passages_of(steps: RunSteps, config: configs.RunConfig, store: Store) -> int | None:
@@ -93,12 +96,12 @@ def _setting(setting: Setting, total: int | None) -> str:
 def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Iterator[str]:
     """Tokens and FLOPs of each training stage: as measured where it is in the store, else at most."""
     training = config.training
-    context = config.generator.context_length()
-    reads = config.objective.joint is False
+    rows = _prompts(config, steps.train)
     plan = (
         ("reader_warmup", training.warmup.steps, training.warmup.batch_size, 1),
-        ("checkpoint", training.steps, training.batch_size, max(steps.train.k, 1) if reads else 1),
+        ("checkpoint", training.steps, training.batch_size, rows),
     )
+    live = config.retriever.train != "frozen" and steps.train.source == "index"
     for role, count, batch, rows in plan:
         if role not in steps.roles:
             continue
@@ -106,12 +109,66 @@ def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Itera
         if made is not None:
             yield f"{role:13} {made.stats['tokens']:,} tokens, {made.stats['flops']:.3g} FLOPs, {made.seconds:.0f} s"
             continue
-        n = count * batch * rows
-        targets = n * config.prompt.max_answer_tokens
-        bound = TokenCounts(n, n * context, targets, n * context, 0, n * context**2, 0, 0)
-        flops = training_flops(bound, config.generator.sizes())
-        bounds = f"<= {n * context:,} tokens, <= {flops:.3g} FLOPs"
+        most = reading_bound(config, count * batch * rows)
+        flops = training_flops(most, config.generator.sizes())
+        beside = " beside the retriever's own" if live and role == "checkpoint" else ""
+        bounds = f"<= {most.tokens:,} tokens, <= {flops:.3g} FLOPs{beside}"
         yield f"{role:13} {count} steps x {batch} questions x {rows} prompts: {bounds}"
+
+
+def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Iterator[str]:
+    """Tokens and FLOPs of asking: as measured where it is in the store, else at most."""
+    made = store.info(steps.evaluation)
+    if made is not None:
+        yield f"evaluation    {made.stats['tokens']:,} tokens, {made.stats['flops']:.3g} FLOPs, {made.seconds:.0f} s"
+        return
+    options, prompts = config.evaluation, _prompts(config, steps.asked)
+    asked = options.questions or 1
+    reading = forward_flops(reading_bound(config, asked * prompts), config.generator.sizes())
+    writing = forward_flops(writing_bound(config, asked * prompts), config.generator.sizes())
+    what = f"{asked} questions" if options.questions else "each question"
+    yield (
+        f"evaluation    {what} x {prompts} prompts: <= {reading:.3g} FLOPs for each accepted answer that is scored "
+        f"(at most {options.max_answers}), <= {writing:.3g} to write one"
+    )
+
+
+def _prompts(config: configs.RunConfig, setting: Setting) -> int:
+    """Prompts a question: one for each passage, unless all stand in one (or there are none)."""
+    return 1 if config.objective.joint else max(setting.k, 1)
+
+
+def reading_bound(config: configs.RunConfig, rows: int) -> TokenCounts:
+    """The most that a forward pass over ``rows`` prompts with their answers can count."""
+    context, answer = config.generator.context_length(), config.prompt.max_answer_tokens
+    decoder = answer if config.generator.is_seq2seq() else 0  # else the answer is part of the context
+    return TokenCounts(
+        rows=rows,
+        tokens=rows * (context + decoder),
+        target_tokens=rows * answer,
+        input_tokens=rows * context,
+        decoder_tokens=rows * decoder,
+        input_squares=rows * context**2,
+        decoder_squares=rows * decoder**2,
+        cross=rows * context * decoder,
+    )
+
+
+def writing_bound(config: configs.RunConfig, rows: int) -> TokenCounts:
+    """The most that greedy writing after ``rows`` read prompts can count; every token but the last is fed back."""
+    if config.evaluation.decode == "none":
+        return TokenCounts()
+    context, answer = config.generator.context_length(), config.prompt.max_answer_tokens
+    most = min(config.evaluation.max_new_tokens, answer)
+    fed = rows * (most - 1)
+    if config.generator.is_seq2seq():
+        squares, cross = fed * (most - 1), fed * context
+        return TokenCounts(
+            tokens=fed, target_tokens=rows * most, decoder_tokens=fed, decoder_squares=squares, cross=cross
+        )
+    prompt = context - answer  # its longest
+    squares = rows * ((prompt + most - 1) ** 2 - prompt**2)
+    return TokenCounts(tokens=fed, target_tokens=rows * most, input_tokens=fed, input_squares=squares)
 
 
 def _study(plan: Study) -> Iterator[str]:

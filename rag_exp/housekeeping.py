@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rag_exp.core.errors import StoreError
-from rag_exp.core.record import read_record
+from rag_exp.core.errors import DataError, StoreError
+from rag_exp.core.record import RunRecord, read_record
 from rag_exp.core.store import Store
 from rag_exp.run import RunFolder
 
 
 def list_store(root: Path, store_folder: Path, kind: str | None = None) -> str:
-    """Every artifact with its size, age and the number of runs that stand on it."""
+    """Every artifact with its size, age and the number of runs that stand on it; then the records that are damaged."""
     return "\n".join(_listed(root, store_folder, kind))
 
 
 def _listed(root: Path, store_folder: Path, kind: str | None) -> Iterator[str]:
-    entries = [e for e in Store(store_folder).entries() if kind in (None, e["kind"])]
-    users = _users(root, entries)
+    entries = list(Store(store_folder).entries())
+    records, damaged = _records(root)
+    users = _users(records, entries)
+    entries = [e for e in entries if kind in (None, e["kind"])]
     yield f"{'kind':14} {'key':12} {'MB':>10} {'built in':>10} {'runs':>5}  created"
     for e in sorted(entries, key=lambda e: (e["kind"], e.get("created", ""))):
         seconds = f"{e['seconds']:.1f} s" if "seconds" in e else "damaged"
@@ -30,6 +32,8 @@ def _listed(root: Path, store_folder: Path, kind: str | None) -> Iterator[str]:
     total = sum(e["bytes"] for e in entries) / 1e6
     free = sum(e["bytes"] for e in entries if not users.get(e["key"])) / 1e6
     yield f"{len(entries)} artifacts, {total:,.1f} MB in {store_folder}; {free:,.1f} MB that no record needs"
+    for damage in damaged:
+        yield f"not counted: {damage}"
 
 
 def collect_garbage(
@@ -38,42 +42,89 @@ def collect_garbage(
     """Delete what no kept record needs; with ``force`` (best with ``kind``) also what records need.
 
     A record needs its artifacts and all that those were built from. To free a run's artifacts, delete its
-    folder under runs/ first.
+    folder under runs/ first. Of unfinished builds the half-written files are deleted; the progress that a
+    killed run would go on from only with ``force``, and never where a kept record names its artifact.
+    What a live process is building is left alone.
 
     Raises:
-        StoreError: a run is in progress, whose artifacts no record names yet.
+        StoreError: without ``force``, when what is needed cannot be told: a run is in progress, a record
+            is damaged, or the store is not below ``root`` and so may serve runs of other roots.
     """
-    running = [f.name for f in (root / "runs").glob("*") if RunFolder(root, f.name).is_running()]
-    if running and not force:
-        raise StoreError(
-            f"{len(running)} runs are in progress ({running[0][:12]}); what they use cannot be told yet. "
-            "Wait for them, or use --force."
-        )
+    records, damaged = _records(root)
+    if not force:
+        _refuse_if_needs_are_unknown(root, store_folder, damaged)
     store = Store(store_folder)
     entries = list(store.entries())
-    users = _users(root, entries)
+    users = _users(records, entries)
     doomed = [e for e in entries if kind in (None, e["kind"]) and (force or not users.get(e["key"]))]
     for e in doomed:
         if not dry:
             store.delete(e["path"])
-    left = [d for d in (*store_folder.glob("tmp/*"), *store_folder.glob("partial/*"))] if not running else []
-    for folder in left:
-        if not dry:
-            shutil.rmtree(folder, ignore_errors=True)
+    left = [d for d in _leftovers(store_folder, kind, users, force) if _is_dead(d, delete=not dry)]
+    progress = len([d for d in store_folder.glob("partial/*") if d not in left])
     freed = sum(e["bytes"] for e in doomed) / 1e6
     verb = "would delete" if dry else "deleted"
     return (
         f"{verb} {len(doomed)} of {len(entries)} artifacts ({freed:,.1f} MB) and {len(left)} leftovers of unfinished "
-        f"builds; kept {len(entries) - len(doomed)}"
+        f"builds; kept {len(entries) - len(doomed)}, and the progress of {progress} unfinished builds"
     )
 
 
-def _users(root: Path, entries: list[dict[str, Any]]) -> dict[str, set[str]]:
+def _refuse_if_needs_are_unknown(root: Path, store_folder: Path, damaged: list[str]) -> None:
+    running = [f.name for f in (root / "runs").glob("*") if RunFolder(root, f.name).is_running()]
+    if running:
+        raise StoreError(
+            f"{len(running)} runs are in progress ({running[0][:12]}); what they use cannot be told yet. "
+            "Wait for them, or use --force."
+        )
+    if damaged:
+        raise StoreError(f"What this run uses cannot be told. {damaged[0]} Or use --force.")
+    if not store_folder.resolve().is_relative_to(root.resolve()):
+        raise StoreError(
+            f"The store {store_folder} is not below the root {root}: runs of other roots may use it, and their records "
+            "are not seen from here. Give the root that holds it (--root), or use --force, which deletes all the same."
+        )
+
+
+def _leftovers(store_folder: Path, kind: str | None, users: dict[str, set[str]], force: bool) -> Iterator[Path]:
+    """Folders of unfinished builds that may go, if nothing is building there."""
+    for folder in (*store_folder.glob("tmp/*"), *store_folder.glob("partial/*")):
+        its_kind, _, key = folder.name.rpartition("-")
+        may_go = folder.parent.name == "tmp" or (force and not users.get(key))
+        if may_go and kind in (None, its_kind):
+            yield folder
+
+
+def _is_dead(folder: Path, delete: bool) -> bool:
+    """Whether no live process is at the build of ``folder``; with ``delete`` it is deleted then, under its lock."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder.parent.parent / "locks" / f"{folder.name}.lock", timeout=0):
+            if delete:
+                shutil.rmtree(folder, ignore_errors=True)
+            return True
+    except Timeout:
+        return False
+
+
+def _records(root: Path) -> tuple[list[RunRecord], list[str]]:
+    """The records below ``root``, and for each damaged one what is wrong and how to mend it."""
+    records: list[RunRecord] = []
+    damaged: list[str] = []
+    for file in sorted((root / "runs").glob("*/record.json")):
+        try:
+            records.append(read_record(file))
+        except DataError as e:
+            damaged.append(str(e))
+    return records, damaged
+
+
+def _users(records: Iterable[RunRecord], entries: Iterable[dict[str, Any]]) -> dict[str, set[str]]:
     """For each artifact's key the ids of the runs that stand on it, directly or through what was built from it."""
     parents = {e["key"]: [*e.get("parents", {}).values(), *e.get("used", {})] for e in entries}
     users: dict[str, set[str]] = {}
-    for file in (root / "runs").glob("*/record.json"):
-        record = read_record(file)
+    for record in records:
         stack = list(record.artifacts.values())
         seen: set[str] = set()
         while stack:

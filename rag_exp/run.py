@@ -7,8 +7,8 @@ goes on from what the store holds; two processes that start one run at once do i
 from __future__ import annotations
 
 import json
-import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,12 +26,12 @@ from rag_exp.core.atomic import disk_errors
 from rag_exp.core.errors import ConfigError, RagExpError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.record import RunRecord, read_record, write_record
-from rag_exp.core.store import Artifact, Store
+from rag_exp.core.store import Store
 from rag_exp.steps import RunSteps, plan_run, setting_problems
 
-log = logging.getLogger(__name__)
-
 PLAN = "RAG_EXP_PLAN"  # environment variable: the plan.json of the study in progress
+TRAINED = ("reader_warmup", "checkpoint")  # roles whose step is a stage of training
+COMMAND = "RAG_EXP_COMMAND"  # environment variable: the command as it was typed
 
 PACKAGES = (  # those whose version can change a number
     "rag-exp",
@@ -126,15 +126,17 @@ def _execute(config: RunConfig, plain: dict[str, Any], steps: RunSteps, folder: 
         "run_id": steps.run_id,
         "arm": arm(steps),
         "seed": config.seed,
-        "config": plain,
+        "config": config.model_dump(mode="json"),
         "versions": versions(),
         "commit": commit(),
-        "command": " ".join(sys.argv),
+        "command": os.environ.get(COMMAND),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     try:
+        if config.trainer.accelerator not in ("auto", "cpu"):
+            config.trainer.resolved_device()  # an accelerator that is not there is said now, not after the data
         store.ensure(steps.evaluation)
-        record = RunRecord(status="finished", artifacts=_keys(steps), **facts, **_measured(config, steps, store))
+        record = RunRecord(status="finished", **facts, **_measured(config, steps, store))
         record.seconds["run"] = time.perf_counter() - start
         record.notes.extend(e for e in store.events if "damaged" in e)
         record.notes.extend(_left_out(steps, store))
@@ -185,70 +187,98 @@ def _keys(steps: RunSteps) -> dict[str, str]:
 
 
 def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]:
-    """Sizes, parameters, FLOPs, bytes, seconds and metrics, from what each step noted when it was built."""
-    made: dict[str, Artifact] = {role: a for role, step in steps.roles.items() if (a := store.info(step)) is not None}
+    """Sizes, parameters, FLOPs, bytes, seconds and metrics, from what each step noted when it was built.
+
+    A step whose artifact is no longer in the store (a finished run never needs its parents) leaves nulls.
+    """
+    made = {role: a for role, step in steps.roles.items() if (a := store.info(step)) is not None}
     stats = {role: a.stats for role, a in made.items()}
-    evaluation = stats["evaluation"]
-    trained = [stats[r] for r in ("reader_warmup", "checkpoint") if r in stats]
-    topk, index = stats.get("topk", {}), stats.get("index", {})
+    gone = sorted(set(steps.roles) - set(made))
+    evaluation, index, topk = stats["evaluation"], stats.get("index", {}), stats.get("topk", {})
     nulls = dict(evaluation["nulls"])
     metrics: dict[str, float | None] = dict(evaluation["metrics"])
-    _add_search(metrics, nulls, topk, index, arm(steps))
-    parameters = dict(evaluation["parameters"])
-    retriever = 0
-    if index.get("parameters"):
-        parameters["encoder"] = index["parameters"]
-        retriever = sum(index["parameters"].values())
+    searches = "index" in steps.roles
+
+    def total(key: str, *roles: str) -> float | None:
+        """The sum of ``key`` over those of ``roles`` that the run has; None where one of them is gone."""
+        of_run = [r for r in roles if r in steps.roles]
+        return None if any(r in gone for r in of_run) else sum(stats[r][key] for r in of_run)
+
+    def known(name: str, value: Any, reason: str) -> Any:
+        """``value``, its absence explained."""
+        if value is None:
+            nulls[name] = f"no longer in the store: {', '.join(gone)}" if gone else reason
+        return value
+
+    unsearched = f"arm {arm(steps)} searches no index"
+    warmup = stats["encoder"]["flops"] if "encoder" in stats else None if "encoder" in steps.roles else {}
     flops: dict[str, float | None] = {
-        "reader_warmup": float(stats.get("reader_warmup", {}).get("flops", 0)),
-        "marginal": float(stats.get("checkpoint", {}).get("flops", 0)),
-        "retriever_warmup": float(sum(stats.get("encoder", {}).get("flops", {}).values())),
-        "embedding": float(index.get("embedding_flops", 0)),
-        "index_build": index.get("build_flops"),
-        "search": 2.0 * topk["distances"] * topk["dims"] if topk.get("distances") and topk.get("dims") else None,
+        "reader_warmup": known("flops.reader_warmup", total("flops", "reader_warmup"), ""),
+        "marginal": known("flops.marginal", total("flops", "checkpoint"), ""),
+        "retriever_warmup": known("flops.retriever_warmup", None if warmup is None else sum(warmup.values()), ""),
+        # BM25 embeds nothing, which is no cost and no gap.
+        "embedding": known("flops.embedding", index.get("embedding_flops", 0.0) if index else None, unsearched),
+        "index_build": known(
+            "flops.index_build", index.get("build_flops"), index.get("build_flops_reason") or unsearched
+        ),
+        "search": known(
+            "flops.search",
+            2.0 * topk["distances"] * topk["dims"] if topk.get("distances") and topk.get("dims") else None,
+            "this index does not count its comparisons" if searches else unsearched,
+        ),
         "reading": float(evaluation["flops"]),
     }
-    flops["training"] = sum(flops[n] or 0.0 for n in ("reader_warmup", "marginal", "retriever_warmup"))
-    if "index" in stats and flops["index_build"] is None:
-        nulls["flops.index_build"] = index.get("flops_null", "not counted for this kind of index")
-    if "topk" in stats and flops["search"] is None:
-        nulls["flops.search"] = topk.get("flops_null", "not counted for this kind of index")
-    if "index" not in stats:
-        reason = f"arm {arm(steps)} searches no index"
-        for name in ("index_build", "search"):
-            flops[name] = None
-            nulls[f"flops.{name}"] = reason
+    stages = [flops[name] for name in ("reader_warmup", "marginal", "retriever_warmup")]
+    training = None if None in stages else sum(s for s in stages if s is not None)
+    flops["training"] = known("flops.training", training, "")
+    _add_search(metrics, nulls, topk, index, unsearched if not searches else None)
+    parameters = dict(evaluation["parameters"])
+    if index.get("parameters"):
+        parameters["encoder"] = index["parameters"]
+    trained = steps.train.source != "none" and config.training.steps > 0
+    train_side = stats.get("train_topk", stats.get("checkpoint", {}))
+    untrained = "no passages were retrieved in training"
     sizes: dict[str, int | None] = {
         "N": evaluation["non_embedding"],
         "N_total": sum(parameters["generator"].values()),
-        "retriever_parameters": retriever,
-        "D": sum(s["tokens"] for s in trained),
-        "D_target": sum(s["target_tokens"] for s in trained),
-        "M": evaluation["M"],
-        "M_train": stats.get("train_topk", stats.get("train_index", {})).get("M"),
+        "retriever_parameters": known(
+            "retriever_parameters", None if searches and not index else sum(parameters.get("encoder", {}).values()), ""
+        ),
+        "D": known("D", total("tokens", "reader_warmup", "checkpoint"), ""),
+        "D_target": known("D_target", total("target_tokens", "reader_warmup", "checkpoint"), ""),
+        "M": known("M", evaluation["M"], "a closed-book run reads no corpus"),
+        "M_train": known("M_train", train_side.get("M") if trained else None, untrained),
         "K": steps.asked.k,
-        "K_train": steps.train.k,
+        "K_train": known("K_train", steps.train.k if trained else None, untrained),
         "questions": evaluation["questions"],
     }
-    if sizes["M"] is None:
-        nulls["M"] = "a closed-book run reads no corpus"
-    if sizes["M_train"] is None:
-        nulls["M_train"] = "no passages were retrieved in training"
+    shards = {f"embeddings/{i}": shard for i, shard in enumerate(index.get("embeddings", []))}
+    # A stage that was killed and resumed knows its whole time; the artifact's is that of the last process.
+    seconds = {role: a.stats["seconds"] if role in TRAINED else a.seconds for role, a in made.items()}
     return {
+        "artifacts": {**_keys(steps), **{role: shard["key"] for role, shard in shards.items()}},
         "sizes": sizes,
         "parameters": parameters,
         "flops": flops,
-        "bytes": {role: a.bytes for role, a in made.items()},
-        "seconds": {role: a.seconds for role, a in made.items()},
+        "bytes": {**{role: a.bytes for role, a in made.items()}, **{r: s["bytes"] for r, s in shards.items()}},
+        "seconds": {**seconds, **{role: shard["seconds"] for role, shard in shards.items()}},
         "metrics": metrics,
         "nulls": nulls,
     }
 
 
 def _add_search(
-    metrics: dict[str, float | None], nulls: dict[str, str], topk: dict[str, Any], index: dict[str, Any], which: str
+    metrics: dict[str, float | None],
+    nulls: dict[str, str],
+    topk: dict[str, Any],
+    index: dict[str, Any],
+    unsearched: str | None,
 ) -> None:
-    """Add what is known of the search (recall against exact search, speed, size), or why it is not."""
+    """Add what is known of the search (recall against exact search, speed, size), or why it is not.
+
+    Args:
+        unsearched: the reason, for a run that searches no index.
+    """
     recall = topk.get("recall") or {}
     found = {
         "index_recall@1": recall.get("1"),
@@ -256,7 +286,6 @@ def _add_search(
         "queries_per_second": topk.get("queries_per_second"),
         "index_bytes_per_passage": index["bytes"] / index["M"] if index.get("bytes") and index.get("M") else None,
     }
-    unsearched = f"arm {which} searches no index"
     for name, value in found.items():
         metrics[name] = value
         if value is None:
@@ -289,17 +318,52 @@ def prepare(points: Sequence[tuple[RunConfig, RunSteps]]) -> None:
 
 def _data_problems(config: RunConfig, steps: RunSteps, store: Store) -> list[str]:
     from rag_exp.data.passages import PassageTable
+    from rag_exp.data.questions import QuestionTable
 
     found: list[str] = []
-    for where, setting, role in (
-        ("corpus.size", steps.train, "passages"),
-        ("evaluation.corpus_size", steps.asked, "evaluation_passages"),
+    splits: dict[str, QuestionTable] = {}
+    roles = steps.roles
+    for setting, role, split in (
+        (steps.train, "", "train"),
+        (steps.asked, "evaluation_", config.evaluation.split),
     ):
-        passages = store.ensure(steps.roles.get(role, steps.roles["passages"]))
-        store.ensure(steps.roles.get(role.replace("passages", "questions"), steps.roles["questions"]))
-        if setting.source != "none":
-            size = PassageTable.open(passages.path).prefix_size(setting.size)
-            found += setting_problems(setting, size, where)
+        made = store.ensure(roles.get(f"{role}passages", roles["passages"]))
+        questions = store.ensure(roles.get(f"{role}questions", roles["questions"]))
+        if split == "train" and not any(r in roles for r in TRAINED):
+            continue
+        limit = config.training.questions if split == "train" else config.evaluation.questions
+        splits[split] = QuestionTable.open(questions.path, split, limit)  # an unknown split is an error that names them
+        if setting.source == "none":
+            continue
+        table = PassageTable.open(made.path)
+        size = table.prefix_size(setting.size)
+        found += setting_problems(config, setting, size, asked=bool(role))
+        golds = made.stats.get("gold_documents")
+        if setting.growth == "distractor" and golds and size < int(table.doc_ends[golds - 1]):
+            key = "evaluation.corpus_size" if role else "corpus.size"
+            found.append(
+                f"{key}: growth=distractor keeps the {int(table.doc_ends[golds - 1])} passages of the documents that "
+                f"hold gold passages of split {split}; {size} cannot hold them. Raise it."
+            )
+        if setting.source == "oracle" and not any(splits[split].gold):
+            found.append(f"source=oracle: no question of split {split} names a gold passage.")
+    return found + _room_problems(config, steps, store, splits)
+
+
+def _room_problems(config: RunConfig, steps: RunSteps, store: Store, splits: dict[str, Any]) -> list[str]:
+    """Prompts and answers that cannot fit the generator, where its vocabulary is the corpus' own."""
+    if config.generator.own_vocabulary:
+        return []
+    from rag_exp.data.tokenizer import TextTokenizer
+    from rag_exp.models.packing import Packer
+
+    tokenizer = TextTokenizer.load(store.ensure(steps.roles["tokenizer"]).path)
+    packer = Packer(tokenizer, config.prompt, config.generator.context_length(), config.generator.is_seq2seq())
+    found = []
+    for split, questions in splits.items():
+        k = steps.train.k if split == "train" else steps.asked.k
+        asked, answers = packer.tokens(questions.questions, "question"), packer.tokens(questions.targets, "answer")
+        found += packer.room_problems(asked, answers, k if config.objective.joint else min(k, 1))
     return found
 
 
@@ -316,7 +380,8 @@ def announce(plan: Any, records: Sequence[RunRecord | None]) -> None:
     if len(records) == 1 and records[0] is not None:
         print(RunFolder(plan.root, records[0].run_id).record)
     elif plan.name != "sweep" and not failed:
-        _say(f"next: rag-exp fit study={plan.name} && rag-exp report study={plan.name}")
+        words = shlex.join(plan.overrides)
+        _say(f"next: rag-exp fit {words} && rag-exp report {words}")
 
 
 def _count(root: Path) -> str:

@@ -95,7 +95,7 @@ def plan_run(config: RunConfig, digests: ContentDigests) -> RunSteps:
 
 def settings(config: RunConfig) -> tuple[Setting, Setting]:
     """The training setting, and the evaluation setting: the same but for what ``evaluation`` names."""
-    known = config.corpus.count() if not config.corpus.problems() else None
+    known = known_size(config)
 
     def size(asked: int | None) -> int | None:
         # All is all, however it is written: a size beyond the corpus must not be another run.
@@ -120,6 +120,13 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         k=k if source != "none" else 0,
     )
     return train, asked
+
+
+def known_size(config: RunConfig) -> int | None:
+    """Passages of the whole corpus, where that is known before anything is read (chunking changes their number)."""
+    if config.passages.kind != "whole" or config.corpus.problems():
+        return None
+    return config.corpus.count()
 
 
 class _Planner:
@@ -182,8 +189,11 @@ class _Planner:
 
     def passages(self, setting: Setting) -> Step:
         """The corpus in the setting's order."""
-        growth, asks = setting.growth, (self.config.evaluation.split,)
-        splits = ("train", *asks) if setting == self.train else asks
+        growth = setting.growth
+        splits: tuple[str, ...] = ()
+        if growth == "distractor":
+            # Of each setting its own questions' gold passages come first, whatever else the two settings share.
+            splits = ("train",) if setting is self.train else (self.config.evaluation.split,)
         return self.once(f"passages {growth} {splits}", lambda: self._passages(growth, splits))
 
     def _passages(self, growth: str, splits: tuple[str, ...]) -> Step:
@@ -397,11 +407,17 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
     found = [*corpus, *config.questions.problems(), *config.questions.misfits(config.corpus)]
     for component in (config.encoder, config.generator):
         found += component.problems() if hasattr(component, "problems") else []
-    known = None if corpus else config.corpus.count()
-    found += setting_problems(train, train.size if train.size is not None else known, "corpus.size")
+    known = known_size(config)
+    found += setting_problems(config, train, train.size if train.size is not None else known, asked=False)
     if asked != train:
-        size = asked.size if asked.size is not None else known
-        found += setting_problems(asked, size, "evaluation.corpus_size")
+        found += setting_problems(config, asked, asked.size if asked.size is not None else known, asked=True)
+    found += config.prompt.problems(config.generator.context_length(), config.generator.is_seq2seq())
+    rows = getattr(config.generator, "vocab_size", None)
+    if not config.generator.own_vocabulary and rows is not None and config.tokenizer.vocab_size > rows:
+        found.append(
+            f"generator.vocab_size: {rows} rows cannot hold a tokenizer of {config.tokenizer.vocab_size} pieces; "
+            "set tokenizer.vocab_size, which the generator follows unless told otherwise."
+        )
     if train.source == "none" and asked.source != "none":
         found.append(
             f"evaluation.source: {asked.source}: the model is trained without passages (retrieval.source=none), "
@@ -421,23 +437,26 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def setting_problems(setting: Setting, size: int | None, where: str) -> list[str]:
+def setting_problems(config: RunConfig, setting: Setting, size: int | None, asked: bool) -> list[str]:
     """What is wrong with a setting over a corpus of ``size`` passages (None: not known yet).
 
     Args:
-        where: the config key that sets the size.
+        asked: whether it is the evaluation setting, whose keys are then named.
     """
     found: list[str] = []
     if setting.source in ("none", "oracle"):
         return found
     if size == 0:
         return ["corpus: it is empty; there is nothing to retrieve from. Look into its files."]
+    k_key = "evaluation.k" if asked and config.evaluation.k is not None else "retrieval.k"
+    size_key = "evaluation.corpus_size" if asked and config.evaluation.corpus_size is not None else "corpus.size"
     if setting.k < 1:
-        found.append(f"retrieval.k: {setting.k} passages cannot be read from source {setting.source}; give k >= 1.")
+        found.append(f"{k_key}: {setting.k} passages cannot be read from source {setting.source}; give at least 1.")
     if size is not None and setting.k > size:
         found.append(
-            f"retrieval.k: {setting.k} passages cannot be read from a corpus of {size}; lower k or raise {where}."
+            f"{k_key}: {setting.k} passages cannot be read from a corpus of {size}; lower it or raise {size_key}."
         )
     if setting.source == "index" and size is not None:
-        found += setting.index.problems(size)
+        prefix = "evaluation." if asked and config.evaluation.index is not None else ""
+        found += [prefix + problem for problem in setting.index.problems(size)]
     return found

@@ -29,10 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from rag_exp import config as configs
+from rag_exp.analysis.fits import law_options
 from rag_exp.core.atomic import write_json
-from rag_exp.core.errors import ConfigError, DataError, RagExpError
+from rag_exp.core.errors import ConfigError, DataError, RagExpError, did_you_mean
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.record import RunRecord, read_record
+from rag_exp.evaluation.metrics import METRICS
 from rag_exp.run import PLAN, RunFolder
 from rag_exp.steps import RunSteps, plan_run
 
@@ -100,7 +102,7 @@ def expand(overrides: Sequence[str], user: Path | None = None) -> Study:
     overrides = [o for o in overrides if o not in launcher]
     plain, axes = configs.sweep_axes(overrides)
     with configs.composing():
-        chosen = [o for o in plain if o.startswith("study=")]
+        chosen = [o for o in plain if o.lstrip("+").startswith(("study=", "study."))]
         others = [o for o in plain if o not in chosen]
         if chosen:
             spec = _spec(chosen, user)
@@ -108,7 +110,9 @@ def expand(overrides: Sequence[str], user: Path | None = None) -> Study:
             spec = {"name": "sweep", "grids": [{}]}
         grids, points = _points(spec, others, axes, user)
     _refuse_inert_axes(grids, points)
-    law = configs.compose([*chosen, *(o for o in others if o.startswith("law"))], user).law or {}
+    laws = [o for o in [*(spec.get("base") or []), *others] if o.lstrip("+").startswith(("law=", "law."))]
+    law = configs.compose(laws, user).law or {}
+    law_options(law, spec.get("forms") or {})  # what is wrong with it is said before the runs
     unique = {p.run_id: p for grid in points for p in grid}
     return Study(
         name=spec["name"],
@@ -136,6 +140,9 @@ def _spec(chosen: Sequence[str], user: Path | None) -> dict[str, Any]:
     grids = spec.get("grids")
     if not isinstance(grids, list) or not grids or not all(isinstance(g, dict) for g in grids):
         problems.append("study.grids: must be a list of mappings from a config key to its values.")
+    metric = spec.get("metric") or "nll"
+    if metric not in METRICS:
+        problems.append(f"study.metric: {metric!r} is no metric.{did_you_mean(metric, METRICS)}")
     if problems:
         raise ConfigError(problems)
     return spec
@@ -237,6 +244,22 @@ def records_of(study: Study) -> list[RunRecord]:
     if not found:
         raise DataError(f"No run of study {study.name} is finished. Run it first: rag-exp run -m study={study.name}")
     return found
+
+
+def last_overrides(overrides: Sequence[str], user: Path | None) -> list[str]:
+    """The overrides that the named study was last run with, where only its name is given; else ``overrides``.
+
+    A study that was run with ``seed=0,1`` is fitted and reported with both seeds, without saying so again.
+    """
+    if len(overrides) != 1:
+        return list(overrides)
+    composed = configs.compose(overrides, user)
+    name = (composed.study or {}).get("name")
+    file = composed.run.paths.root / "studies" / str(name) / "plan.json"
+    if not file.is_file():
+        return list(overrides)
+    known: list[str] = json.loads(file.read_text(encoding="utf-8")).get("overrides") or []
+    return known if overrides[0] in known else list(overrides)
 
 
 def write_plan(study: Study, command: str) -> None:

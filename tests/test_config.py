@@ -104,6 +104,17 @@ def test_every_group_option_that_comes_with_the_package_is_valid():
                 configs.compose([*with_it, f"{group}={option}"])
 
 
+def test_a_groups_defaults_are_those_of_its_file():
+    """A user's own file that leaves a key out gets what the shipped file says."""
+    run = configs.compose([]).run
+    for name, field in type(run).model_fields.items():
+        options = getattr(run, name)
+        if not isinstance(options, configs.Options) or name == "paths":
+            continue
+        needed = {k: getattr(options, k) for k, f in type(options).model_fields.items() if f.is_required()}
+        assert type(options)(**needed) == options, f"{name}: {field}"
+
+
 def test_questions_of_another_corpus_say_so():
     (text,) = problems("questions=closed_world")
     assert "goes with another" in text

@@ -89,3 +89,30 @@ def test_status_of_what_has_not_run(user):
     assert {state for _, state, _ in studies.status(plan)} == {"missing"}
     with pytest.raises(Exception, match="Run it first"):
         studies.records_of(plan)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("law.bootsrap=3", "law.bootsrap"),
+        ("study.metric=nlll", "Did you mean 'nll'"),
+        ("study.foo=1", "study.foo: unknown key"),
+    ],
+)
+def test_mistakes_in_law_and_study_are_said(user, override, says):
+    with pytest.raises(ConfigError, match=says):
+        studies.expand(["study=mine", override], user)
+
+
+def test_a_studys_base_can_choose_its_law(user):
+    text = SPEC.replace("name: mine", "name: law").replace("[debug=tiny]", "[debug=tiny, law=coverage]")
+    (user / "study" / "law.yaml").write_text(text)
+    plain = studies.expand(["study=mine"], user)
+    assert studies.expand(["study=law"], user).law != plain.law
+
+
+def test_a_study_is_fitted_as_it_was_last_run(user):
+    plan = studies.expand(["study=mine", "generator.size=s0"], user)
+    studies.write_plan(plan, "rag-exp run -m study=mine generator.size=s0")
+    assert studies.last_overrides(["study=mine"], user) == ["study=mine", "generator.size=s0"]
+    assert studies.last_overrides(["study=mine", "seed=1"], user) == ["study=mine", "seed=1"]

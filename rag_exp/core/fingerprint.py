@@ -87,19 +87,24 @@ class ContentDigests:
             patterns: for a folder, the globs whose files count.
 
         Raises:
-            DataError: if the path is missing.
+            DataError: the path is missing, or a file cannot be read (it is named).
         """
         path = Path(path)
-        if path.is_file():
-            found = self._file(path.resolve())
-        elif path.is_dir():
-            path = path.resolve()  # once, not for each file
-            files = sorted({f for p in patterns for f in path.glob(p) if f.is_file() and "__pycache__" not in f.parts})
-            found = digest([[f.relative_to(path).as_posix(), self._file(f)] for f in files])
-        else:
-            raise DataError(f"{path}: no such file or folder. Check the path (it is relative to {Path.cwd()}).")
+        try:
+            found = self._of(path, patterns)
+        except OSError as e:
+            raise DataError(f"{e.filename or path}: cannot be read ({e.strerror}).") from e
         self.save()
         return found
+
+    def _of(self, path: Path, patterns: Iterable[str]) -> str:
+        if path.is_file():
+            return self._file(path.resolve())
+        if path.is_dir():
+            path = path.resolve()  # once, not for each file
+            files = sorted({f for p in patterns for f in path.glob(p) if f.is_file() and "__pycache__" not in f.parts})
+            return digest([[f.relative_to(path).as_posix(), self._file(f)] for f in files])
+        raise DataError(f"{path}: no such file or folder. Check the path (it is relative to {Path.cwd()}).")
 
     def _file(self, path: Path) -> str:
         stat = path.stat()

@@ -84,4 +84,6 @@ def read_record(path: Path) -> RunRecord:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "the file"
-        raise DataError(f"{path}: not a run record of schema {SCHEMA}: {where}: {first['msg']}.") from e
+        raise DataError(
+            f"{path}: not a run record of schema {SCHEMA}: {where}: {first['msg']}. Delete it and issue the run again."
+        ) from e

@@ -181,7 +181,12 @@ class Store:
             self._say(f"{step.name}: another process is building it; waiting")
             lock.acquire()
         try:
-            return self.open(step) or self._build(step, name)
+            checked = self._check(step)  # again: another process may have built it meanwhile
+            if isinstance(checked, Artifact):
+                return checked
+            if checked is not None:
+                self._say(f"{step.name}: damaged ({checked}); it is built again")
+            return self._build(step, name)
         finally:
             lock.release()
 
@@ -195,7 +200,12 @@ class Store:
             return None
 
     def open(self, step: Step) -> Artifact | None:
-        """The finished artifact of ``step`` with its checksums held, or None (a damaged one is removed, and said)."""
+        """The finished artifact of ``step`` with its checksums held, or None. Changes nothing on disk."""
+        checked = self._check(step)
+        return checked if isinstance(checked, Artifact) else None
+
+    def _check(self, step: Step) -> Artifact | str | None:
+        """The artifact of ``step``, or what is wrong with it, or None where there is none."""
         known = self._verified.get(step.key)
         if known is not None and (known.path / RECORD).is_file():
             return known
@@ -206,11 +216,9 @@ class Store:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             damage = _damage(folder, record)
         except (OSError, ValueError, KeyError, TypeError) as e:
-            record, damage = {}, f"{RECORD} cannot be read ({e})"
+            return f"{RECORD} cannot be read ({e})"
         if damage:
-            self._say(f"{step.name}: damaged ({damage}); removed, to be built again")
-            shutil.rmtree(folder, ignore_errors=True)
-            return None
+            return damage
         found = Artifact(
             folder, step.kind, step.key, record["stats"], sum(f[0] for f in record["files"].values()), record["seconds"]
         )
@@ -221,7 +229,7 @@ class Store:
         temporary = self.root / "tmp" / name
         partial = self.root / "partial" / name
         with disk_errors(self.root):
-            # Only the holder of the lock comes here, so a folder that is there already was left by a kill.
+            # Only the holder of the lock comes here, so what is there already was left by a kill or is damaged.
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(self.folder(step), ignore_errors=True)
             temporary.mkdir(parents=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,26 +27,36 @@ def read_lines(file: str | Path) -> Iterator[Placed]:
     """The objects of a JSON-lines file with their places. Blank lines are passed over.
 
     Raises:
-        DataError: the file is missing, or a line is no UTF-8, no JSON or no object (file, line number and reason).
+        DataError: the file is missing or cannot be read to its end, or a line is no UTF-8, no JSON or no object
+            (file, line number and reason).
     """
     path = Path(file)
     if not path.is_file():
         raise DataError(f"{file}: no such file (looked from {Path.cwd()}).")
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            where = f"{file}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                # utf-8-sig: files written on Windows may begin with a byte order mark
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as e:
-                raise DataError(f"{where}: not UTF-8 text (byte {e.start + 1}: {e.reason}).") from e
-            except json.JSONDecodeError as e:
-                raise DataError(f"{where}: not valid JSON ({e.msg}, column {e.colno}).") from e
-            if not isinstance(record, dict):
-                raise DataError(f"{where}: a JSON object is wanted ({{...}}), this is {kind_of(record)}.")
-            yield where, record
+    for number, line in _numbered(path):
+        where = f"{file}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            # utf-8-sig: files written on Windows may begin with a byte order mark
+            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as e:
+            raise DataError(f"{where}: not UTF-8 text (byte {e.start + 1}: {e.reason}).") from e
+        except json.JSONDecodeError as e:
+            raise DataError(f"{where}: not valid JSON ({e.msg}, column {e.colno}).") from e
+        if not isinstance(record, dict):
+            raise DataError(f"{where}: a JSON object is wanted ({{...}}), this is {kind_of(record)}.")
+        yield where, record
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                yield number, line
+    except (OSError, EOFError, zlib.error) as e:  # gzip raises all three for truncated and damaged files
+        raise DataError(f"{path}: cannot be read beyond line {number} ({e}). Is the file whole?") from e
 
 
 def as_list(value: Any) -> Any:

@@ -30,7 +30,6 @@ from rag_exp.data.spool import COLUMNS, Spool, as_pairs, id_hash, passage_schema
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
 PASSAGES = Registry("passages")
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-VERSION = 1
 _FIRST_SPLITS = ("train", "dev", "test")
 _NAMED = 5  # how many offending ids an error names
 

@@ -5,7 +5,7 @@ one that can stream its questions. Both say what is wrong with their input befor
 (:meth:`CorpusOptions.problems`) and what their content is (:meth:`CorpusOptions.content`), so that a
 run is identified by the data it reads and not by where they lie: fields that hold paths are NEUTRAL.
 
-To add a kind: subclass, register, import its module in ``rag_exp.data``, add a YAML to its config group.
+To add a kind: subclass, register, name its module in the imports of ``rag_exp.config``, add a YAML to its config group.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from rag_exp.core.errors import DataError
 from rag_exp.core.options import Options
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
-VERSION = 1
 
 
 class TokenizerOptions(Options):

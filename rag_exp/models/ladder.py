@@ -77,7 +77,7 @@ class Ladder(GeneratorOptions):
     own_vocabulary: ClassVar[bool] = False
 
     family: Literal["llama", "t5", "bart"] = Field("llama", description="architecture")
-    size: Literal["xxs", "xs", "s0", "s1", "s2", "s3", "s4", "s5", "s6"] = Field("s1", description="the dial")
+    size: Literal["xxs", "xs", "s0", "s1", "s2", "s3", "s4", "s5", "s6"] = Field("s0", description="the dial")
     vocab_size: int = Field(4096, ge=260, description="rows of the vocabulary embedding")
     context: int = Field(192, ge=16, description="tokens of a prompt with its answer (of the encoder, for t5 and bart)")
     dropout: float = Field(

@@ -1,9 +1,9 @@
-"""Passage vectors on disk: written block by block into a memory map, opened without reading them."""
+"""Passage vectors on disk: written block by block, opened without reading them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,25 +44,26 @@ def embed_passages(
     Raises:
         DataError: more or fewer passages than ``count``, or a vector that is not finite (the row is named).
     """
-    import numpy as np
-
     from rag_exp.retrieval.exact import as_vectors
 
-    folder.mkdir(parents=True, exist_ok=True)
-    out = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dims))
     done = tokens = 0
+
+    def encoded() -> Iterator[np.ndarray]:
+        nonlocal done, tokens
+        for texts in _blocks(passages):
+            if done + len(texts) > count:
+                raise DataError(f"{folder}: more passages than the {count} that were announced.")
+            vectors, read = encoder.encode_counted(texts, "passage", batch_size)
+            yield as_vectors(vectors, first_row=done)
+            done, tokens = done + len(texts), tokens + read
+            if progress is not None:
+                progress(done)
+
     start = time.perf_counter()
-    for texts in _blocks(passages):
-        if done + len(texts) > count:
-            raise DataError(f"{folder}: more passages than the {count} that were announced.")
-        vectors, read = encoder.encode_counted(texts, "passage", batch_size)
-        out[done : done + len(texts)] = as_vectors(vectors, first_row=done)
-        done, tokens = done + len(texts), tokens + read
-        if progress is not None:
-            progress(done)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_vectors(folder / "vectors.npy", (count, encoder.dims), encoded())
     if done != count:
         raise DataError(f"{folder}: {done} passages came, {count} were announced.")
-    out.flush()
     return {
         "passages": count,
         "dims": encoder.dims,
@@ -70,6 +71,20 @@ def embed_passages(
         "flops": encoder.flops(tokens, count),
         "encode_seconds": time.perf_counter() - start,
     }
+
+
+def write_vectors(file: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray]) -> None:
+    """Write ``blocks`` one after the other as one ``.npy`` file, float32 [rows, D] as ``shape`` says.
+
+    Plain writes, because a full disk raises ``OSError`` from them; under a memory map it kills the process (SIGBUS).
+    """
+    import numpy as np
+
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with open(file, "wb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        for block in blocks:
+            out.write(np.ascontiguousarray(block, "<f4").data)
 
 
 def _blocks(passages: Iterable[tuple[str, str]]) -> Iterable[list[str]]:

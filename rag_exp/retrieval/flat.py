@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rag_exp.core.errors import DataError
+from rag_exp.retrieval.embeddings import write_vectors
 from rag_exp.retrieval.exact import as_vectors, exact_topk
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, IndexOptions, check_width
 from rag_exp.retrieval.results import SearchResult
@@ -59,19 +60,8 @@ class FlatIndex(BuiltIndex):
         return exact_topk(queries, parts, k)
 
     def save(self, folder: Path) -> None:
-        import numpy as np
-
         folder.mkdir(parents=True, exist_ok=True)
-        if not self.size:
-            np.save(folder / "vectors.npy", np.empty((0, self.dims), np.float32), allow_pickle=False)
-            return
-        shape = (self.size, self.dims)
-        out = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
-        row = 0
-        for block in self._blocks:
-            out[row : row + len(block)] = block
-            row += len(block)
-        out.flush()
+        write_vectors(folder / "vectors.npy", (self.size, self.dims), self._blocks)
 
     def stats(self) -> dict[str, Any]:
         return {

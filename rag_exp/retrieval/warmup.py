@@ -101,7 +101,8 @@ def warm_up(
             mined = job.mine(used, answers)
             stats["mined"] = int((mined >= 0).sum())
             clock.mark("mine")
-            with torch.random.fork_rng():
+            device = encoder.device
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(derive(seed, "retriever warm-up"))  # dropout
                 stats["losses"] = job.train(used, mined, progress)
             clock.mark("train")

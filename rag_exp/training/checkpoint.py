@@ -8,7 +8,6 @@ training ends in the same bits (on CPU, with equal threads) as an unbroken one.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -49,7 +48,6 @@ def save_progress(
     Raises:
         StoreError: the disk is full or not writable; an older file is left as it was.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": t for name, t in _state(model).items()}
@@ -60,18 +58,13 @@ def save_progress(
     tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
     metadata = {"progress": json.dumps({"step": step, "facts": facts}, allow_nan=False)}
     temporary = path.with_name(f".{path.name}.tmp")
-    with disk_errors(path):
+    with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             save_file(tensors, str(temporary), metadata)
             with open(temporary, "rb") as f:
                 os.fsync(f.fileno())
             os.replace(temporary, path)
-        except SafetensorError as e:
-            temporary.unlink(missing_ok=True)
-            if "No space left" in str(e) or "os error 28" in str(e):
-                raise OSError(errno.ENOSPC, "no space left") from e
-            raise
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

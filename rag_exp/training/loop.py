@@ -29,6 +29,7 @@ from rag_exp.training.options import OptimOptions, Precision, TrainerOptions
 from rag_exp.training.order import BatchOrder
 from rag_exp.training.progress import Ticker
 from rag_exp.training.reading import StageData
+from rag_exp.training.threads import torch_threads
 
 LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
 
@@ -115,7 +116,7 @@ def fit_stage(
         # With its size, so that the lines of parallel runs can be told apart.
         label = f"{stage.name.replace('_', ' ')} (N={sizes.body + sizes.encoder_body:,})"
         with (
-            _threads(trainer.threads),
+            torch_threads(trainer.threads),
             _quiet(),
             Ticker(label, stage.steps, trainer.progress, start=meter.done) as ticker,
         ):
@@ -176,17 +177,6 @@ def _fit(trainer: pl.Trainer, module: RagModule, feed: StageDataModule) -> None:
         if isinstance(e.__context__, KeyboardInterrupt):  # Lightning makes an exit of it; our caller knows better
             raise KeyboardInterrupt from None
         raise
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

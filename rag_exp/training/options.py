@@ -39,10 +39,10 @@ class WarmupOptions(Options):
     vocabulary and no more; some hundred steps on gold passages teach it to read.
     """
 
-    steps: int = Field(400, ge=0, description="0 leaves the stage out")
-    batch_size: int = Field(64, ge=1, description="questions a step")
+    steps: int = Field(1800, ge=0, description="0 leaves the stage out")
+    batch_size: int = Field(32, ge=1, description="questions a step")
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
-        None, description="peak learning rate; auto: the generator's own; null: optim.lr"
+        "auto", description="peak learning rate; auto: the generator's own; null: optim.lr"
     )
 
 
@@ -50,10 +50,10 @@ class TrainingOptions(Options):
     """The marginal stage, and the warm-up before it."""
 
     warmup: WarmupOptions = WarmupOptions()
-    steps: int = Field(200, ge=0, description="steps of the marginal stage; 0 leaves it out")
-    batch_size: int = Field(32, ge=1, description="questions a step, each with its k passages")
+    steps: int = Field(300, ge=0, description="steps of the marginal stage; 0 leaves it out")
+    batch_size: int = Field(8, ge=1, description="questions a step, each with its k passages")
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
-        None, description="peak learning rate of the marginal stage; auto: 0.4 of the generator's own; null: optim.lr"
+        "auto", description="peak learning rate of the marginal stage; auto: 0.4 of the generator's own; null: optim.lr"
     )
     retriever_lr: float | None = Field(
         None, gt=0, description="peak learning rate of a retriever in training; null takes its warm-up's"

@@ -1,9 +1,11 @@
+import errno
 import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag_exp.core import fingerprint
 from rag_exp.core.errors import DataError
 from rag_exp.core.fingerprint import ContentDigests, canonical, digest, file_digest
 
@@ -73,3 +75,14 @@ def test_damaged_cache_and_missing_path(tmp_path):
     assert ContentDigests(tmp_path / "cache.json").of(tmp_path / "f") == file_digest(tmp_path / "f")
     with pytest.raises(DataError, match="no such file"):
         ContentDigests().of(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("of", [".", "f.txt"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch, of):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "f.txt").write_text("x")
+    monkeypatch.setattr(fingerprint, "file_digest", refuse)  # not by its mode: root may read everything
+    with pytest.raises(DataError, match=r"f\.txt: cannot be read \(Permission denied\)"):
+        ContentDigests().of(tmp_path / of)

@@ -29,7 +29,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"r\.json"):
         read_record(file)
     file.write_text("{")
-    with pytest.raises(DataError, match="not a run record"):
+    with pytest.raises(DataError, match=r"not a run record.*Delete it and issue the run again"):
         read_record(file)
     file.write_text(json.dumps({"run_id": "x"}))
     with pytest.raises(DataError, match="status"):

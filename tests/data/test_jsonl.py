@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from itertools import islice
 
 import pytest
@@ -221,3 +222,23 @@ def test_look_up_is_plain_indexing_of_nested_objects(value):
         for step in path.split("."):
             wanted = wanted.get(step) if isinstance(wanted, dict) else None
         assert look_up(value, path) == wanted
+
+
+WHOLE = gzip.compress(b"".join(json.dumps({"id": n, "text": str(n * n)}).encode() + b"\n" for n in range(20_000)))
+
+
+@pytest.mark.parametrize(
+    ("content", "reached"),
+    [
+        pytest.param(WHOLE[: len(WHOLE) // 2], range(1, 20_000), id="truncated"),
+        pytest.param(WHOLE[:-8] + bytes(8), range(1, 20_001), id="checksum"),
+        pytest.param(WHOLE + WHOLE[:10] + b"\x07" * 9, range(1, 20_001), id="no deflate block"),
+        pytest.param(b'{"id": 1, "text": "x"}\n', [0], id="no gzip"),
+    ],
+)
+def test_a_damaged_gzip_file_is_named_with_the_line_reached(tmp_path, content, reached):
+    file = tmp_path / "p.jsonl.gz"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"p\.jsonl\.gz: cannot be read beyond line \d+ \(") as e:
+        docs(str(file))
+    assert int(re.search(r"line (\d+)", str(e.value))[1]) in reached

@@ -8,7 +8,7 @@ import torch
 
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval import embeddings
-from rag_exp.retrieval.embeddings import embed_passages, load_blocks, take_vectors
+from rag_exp.retrieval.embeddings import embed_passages, load_blocks, take_vectors, write_vectors
 from rag_exp.retrieval.encoders import Static, passage_text
 from rag_exp.retrieval.static import StaticEncoder
 
@@ -45,6 +45,25 @@ def test_a_diverged_encoder_is_refused_with_the_row(encoder: StaticEncoder, toy,
     pairs = [("", "!"), ("", "!"), ("", "?"), ("", "!")]
     with pytest.raises(DataError, match="passage 2 "):
         embed_passages(encoder, iter(pairs), len(pairs), tmp_path)
+
+
+def test_no_more_is_claimed_than_is_written(encoder: StaticEncoder, toy, tmp_path: Path, monkeypatch):
+    """A file with holes, filled under a memory map, would kill the process on a full disk."""
+    monkeypatch.setattr(embeddings, "BLOCK_ROWS", 70)
+    claimed: list[bool] = []
+
+    def look(done: int) -> None:
+        claimed.append((tmp_path / "vectors.npy").stat().st_size > 128 + done * encoder.dims * 4)
+
+    embed_passages(encoder, iter(toy.pairs), len(toy), tmp_path, progress=look)
+    assert claimed == [False] * 4
+
+
+def test_written_vectors_are_what_numpy_would_write(tmp_path: Path):
+    vectors = np.arange(12, dtype=np.float64).reshape(4, 3)
+    write_vectors(tmp_path / "a.npy", (4, 3), [vectors[:1], vectors[1:1], vectors[1:]])
+    np.save(tmp_path / "b.npy", vectors.astype(np.float32))
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
 def shards(folder: Path, sizes: list[int]) -> tuple[list[Path], np.ndarray]:

@@ -300,3 +300,13 @@ def test_a_damaged_file_is_a_data_error(tmp_path: Path):
     (tmp_path / "index.faiss").write_bytes(b"IwFlgarbage")
     with pytest.raises(DataError, match="no readable index"):
         IVF().load(tmp_path)
+
+
+def test_flat_is_not_written_through_a_memory_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a full disk would kill the process")
+
+    vectors = _spread(7)
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    Flat().create([vectors[:3], vectors[3:]], seed=0).save(tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), vectors)

@@ -208,3 +208,20 @@ def test_warm_up_trains_it_with_dropout_and_repeats_itself(model: Path, toy):
         assert torch.equal(a, b)
     moved = [not torch.equal(a, b) for a, b in zip(networks[0].parameters(), fresh.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
+
+
+def test_features_go_to_where_the_weights_are(model: Path):
+    class Network(torch.nn.Module):
+        def forward(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            assert {value.device.type for value in given.values()} == {"meta"}
+            return {"sentence_embedding": torch.zeros(2, 16, device="meta")}
+
+    made = SentenceTransformers(model=str(model)).create(None, None, 0)
+    features = made.features(["what is the capital", "chad"], "question")
+    assert made.tokens(features) > 0
+    made = made.to("meta")  # no accelerator here; a tensor left behind on the CPU fails just the same
+    assert {p.device.type for p in made.network.parameters()} == {"meta"}
+    made.network = Network()  # transformers looks into its mask, and meta tensors have no values
+    for role in ("question", "passage"):
+        vectors = made(features, role)
+        assert (vectors.device.type, vectors.shape) == ("meta", (2, 16))

@@ -181,3 +181,13 @@ def test_remembered_tokens_are_the_same_tokens(encoder: StaticEncoder, toy):
         assert torch.equal(plain["starts"], again["starts"])
     encoder.remember_tokens(False)
     assert encoder._memory is None
+
+
+def test_features_go_to_where_the_weights_are(encoder: StaticEncoder):
+    features = encoder.features(["t\nwhat is it"], "passage")
+    made = encoder.to("meta")  # no accelerator here; a tensor left behind on the CPU fails just the same
+    assert made.device.type == "meta"
+    for role in ("question", "passage"):
+        vectors = made(features, role)
+        assert (vectors.device.type, vectors.shape) == ("meta", (1, encoder.dims))
+    assert made.tokens(features) > 0

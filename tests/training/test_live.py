@@ -26,6 +26,7 @@ def live_retriever(towns, both):
 
 def trainee(towns, partial=None, steps=9):
     options = TrainingOptions(warmup=WarmupOptions(steps=4, batch_size=6), steps=steps, batch_size=6, bucket=2)
+    options = options.resolved(own_lr=3e-3)
     machine = TrainerOptions(accelerator="cpu", threads=1, progress=False, checkpoint_every=4)
     sizes = towns.options.sizes()
     return Trainee(towns.reader(), towns.packer, sizes, options, OptimOptions(), 0, machine, partial=partial)

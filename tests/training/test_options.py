@@ -20,7 +20,7 @@ def test_machine_and_logger_are_no_part_of_any_identity():
 
 def test_everything_else_is():
     assert set(TrainingOptions().identity()) == set(TrainingOptions.model_fields)
-    assert TrainingOptions().identity()["warmup"] == {"steps": 400, "batch_size": 64, "lr": None}
+    assert TrainingOptions().identity()["warmup"] == {"steps": 1800, "batch_size": 32, "lr": "auto"}
     assert set(OptimOptions().identity()) == set(OptimOptions.model_fields)
 
 
