@@ -193,7 +193,11 @@ def store(argv: list[str]) -> int:
     """List what the store holds, or delete what no kept record needs."""
     parser = argparse.ArgumentParser(prog="rag-exp store", description=store.__doc__)
     parser.add_argument("action", choices=["ls", "gc"])
-    parser.add_argument("--force", action="store_true", help="gc: delete also what kept records need")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="gc: delete also what kept records need, and the progress of unfinished builds",
+    )
     parser.add_argument("--dry", action="store_true", help="gc: only say what would be deleted")
     parser.add_argument("--kind", help="only artifacts of this kind")
     parser.add_argument("--root", default=None, help="where the runs are (default: $RAG_EXP_ROOT or ./outputs)")

@@ -71,7 +71,7 @@ def test_the_bounds_bound_what_a_run_measures(place, capsys, generator):
 
 
 def test_the_tiny_preset_fits_any_corpus(place):
-    (place / "p.jsonl").write_text('{"id": "a", "title": "t", "text": "x"}\n')
+    (place / "p.jsonl").write_text('{"text": "x"}\n' * 3)
     files = ["corpus.files=p.jsonl", "questions.files.train=p.jsonl", "questions.files.dev=p.jsonl"]
     config, _ = planned("debug=tiny", "corpus=jsonl", "questions=jsonl", *files)
     assert (config.corpus.kind, config.training.steps) == ("jsonl", 4)

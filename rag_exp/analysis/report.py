@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit
 
 FILE = "report.html"
-REPORT_VERSION = 1  # raise it when the page is made differently from the same runs
+REPORT_VERSION = 2  # raise it when the page is made differently from the same runs
 _SHOWN = ("em", "f1", "gold_recall@k", "index_recall@k", "queries_per_second")
 _BLANK = '<abbr title="{}">–</abbr>'
 

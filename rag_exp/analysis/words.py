@@ -169,8 +169,11 @@ def _worth(law: LawFit, metric: str, where: dict[str, Any]) -> Iterator[str]:
         yield exchange_sentence(worth)
         if worth.factor is None and worth.effect.sign > 0:
             yield exchange_sentence(exchange(law, effects["N"], "M"))
+        mixed = any(len({f.variable for f in term.factors}) > 1 for term in law.form.terms)
         yield (
-            "The law adds its terms, so that it gives the corpus the same worth at every model size; the residuals "
+            "The law has a term in both, so that what a larger corpus is worth depends on the model that reads it."
+            if mixed
+            else "The law adds its terms, so that it gives the corpus the same worth at every model size; the residuals "
             "would show where that is wrong."
         )
 

@@ -120,3 +120,20 @@ def test_a_study_of_one_arm_needs_no_words_about_laws_it_cannot_have(synthetic, 
     text = "\n".join(paragraphs(table, fit_table(table)))
     assert "1 of 1 planned run is finished" in text
     assert "No finished run of arm dense" in text
+
+
+def test_a_law_with_a_term_in_both_axes_does_not_claim_the_same_worth_everywhere():
+    import numpy as np
+    import pandas as pd
+
+    from rag_exp.analysis.words import _worth
+    from rag_exp.laws import fit
+
+    N, M = (a.ravel() for a in np.meshgrid(np.geomspace(1e4, 1e6, 5), np.geomspace(1e3, 1e5, 5)))
+    loss = 15 - 4e-5 * M + 2e-3 * M * N**-0.5
+    data = pd.DataFrame({"N": N, "M": M, "loss": loss})
+    mixed = " ".join(_worth(fit("joint_coverage", data, bootstrap=0), "nll", {}))
+    added = " ".join(_worth(fit("joint_gain", data, bootstrap=0), "nll", {}))
+    assert "depends on the model" in mixed
+    assert "same worth" not in mixed
+    assert "same worth" in added
