@@ -117,12 +117,13 @@ class StudyFits:
         return files
 
     @classmethod
-    def load(cls, folder: Path) -> StudyFits:
+    def load(cls, folder: str | Path) -> StudyFits:
         """Read what :meth:`save` wrote.
 
         Raises:
             DataError: there are no fit cards, or one is damaged.
         """
+        folder = Path(folder)
         try:
             index = json.loads((folder / FOLDER / "index.json").read_text(encoding="utf-8"))
             cards = [json.loads((folder / FOLDER / f"{n}.json").read_text(encoding="utf-8")) for n in index["laws"]]

@@ -173,8 +173,8 @@ def _worth(law: LawFit, metric: str, where: dict[str, Any]) -> Iterator[str]:
         yield (
             "The law has a term in both, so that what a larger corpus is worth depends on the model that reads it."
             if mixed
-            else "The law adds its terms, so that it gives the corpus the same worth at every model size; the residuals "
-            "would show where that is wrong."
+            else "The law adds its terms, so that it gives the corpus the same worth at every model size; the "
+            "residuals would show where that is wrong."
         )
 
 
