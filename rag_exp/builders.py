@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rag_exp.retrieval.encoder import Encoder
     from rag_exp.retrieval.index import BuiltIndex
     from rag_exp.retrieval.live import LiveRetriever
-    from rag_exp.steps import Setting
+    from rag_exp.settings import Setting
     from rag_exp.training.stages import Trainee
 
 SHARD_ROWS = 65_536  # passages in one embeddings artifact

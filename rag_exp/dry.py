@@ -13,7 +13,8 @@ from rag_exp import config as configs
 from rag_exp.core.store import Step, Store
 from rag_exp.models.flops import TokenCounts, forward_flops, training_flops
 from rag_exp.run import RunFolder, arm
-from rag_exp.steps import RunSteps, Setting
+from rag_exp.settings import Setting
+from rag_exp.steps import RunSteps
 from rag_exp.study import Point, Study, status
 
 BYTES_PER_NUMBER = 4  # embeddings are float32

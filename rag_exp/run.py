@@ -27,7 +27,8 @@ from rag_exp.core.errors import ConfigError, RagExpError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.record import RunRecord, read_record, write_record
 from rag_exp.core.store import Store
-from rag_exp.steps import RunSteps, plan_run, setting_problems
+from rag_exp.settings import setting_problems
+from rag_exp.steps import RunSteps, plan_run
 
 PLAN = "RAG_EXP_PLAN"  # environment variable: the plan.json of the study in progress
 TRAINED = ("reader_warmup", "checkpoint")  # roles whose step is a stage of training

@@ -12,6 +12,7 @@ LEVELS = [
     {"dry", "show", "diff", "housekeeping"},
     {"run", "study"},
     {"steps"},
+    {"settings"},
     {"builders", "config"},
     {"training", "evaluation", "analysis"},
     {"models", "laws"},

@@ -1,0 +1,124 @@
+"""What a model is trained with and what it is asked with, and what is wrong with either across fields.
+
+Everything here is known before anything is built; ``run.prepare`` holds the same checks against the
+exact sizes once the data are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rag_exp.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a model is trained with or asked with."""
+
+    size: int | None
+    growth: str
+    index: Any
+    source: str
+    k: int
+
+    @property
+    def uses_vectors(self) -> bool:
+        return self.source == "index" and self.index.needs == "vectors"
+
+
+def settings(config: RunConfig) -> tuple[Setting, Setting]:
+    """The training setting, and the evaluation setting: the same but for what ``evaluation`` names."""
+    known = known_size(config)
+
+    def size(asked: int | None) -> int | None:
+        # All is all, however it is written: a size beyond the corpus must not be another run.
+        return None if asked is not None and known is not None and asked >= known else asked
+
+    source = config.retrieval.source
+    train = Setting(
+        size=size(config.corpus.size),
+        growth=config.corpus.growth,
+        index=config.index,
+        source=source,
+        k=config.retrieval.k if source != "none" else 0,
+    )
+    e = config.evaluation
+    source = e.source or train.source
+    k = e.k if e.k is not None else config.retrieval.k
+    asked = Setting(
+        size=size(e.corpus_size) if e.corpus_size is not None else train.size,
+        growth=e.growth or train.growth,
+        index=e.index if e.index is not None else train.index,
+        source=source,
+        k=k if source != "none" else 0,
+    )
+    return train, asked
+
+
+def known_size(config: RunConfig) -> int | None:
+    """Passages of the whole corpus, where that is known before anything is read (chunking changes their number)."""
+    if config.passages.kind != "whole" or config.corpus.problems():
+        return None
+    return config.corpus.count()
+
+
+def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
+    """What is wrong across fields, as far as it can be known before anything is read: one sentence each."""
+    corpus = config.corpus.problems()
+    found = [*corpus, *config.questions.problems(), *config.questions.misfits(config.corpus)]
+    for component in (config.encoder, config.generator):
+        found += component.problems() if hasattr(component, "problems") else []
+    known = known_size(config)
+    found += setting_problems(config, train, train.size if train.size is not None else known, asked=False)
+    if asked != train:
+        found += setting_problems(config, asked, asked.size if asked.size is not None else known, asked=True)
+    found += config.prompt.problems(config.generator.context_length(), config.generator.is_seq2seq())
+    rows = getattr(config.generator, "vocab_size", None)
+    if not config.generator.own_vocabulary and rows is not None and config.tokenizer.vocab_size > rows:
+        found.append(
+            f"generator.vocab_size: {rows} rows cannot hold a tokenizer of {config.tokenizer.vocab_size} pieces; "
+            "set tokenizer.vocab_size, which the generator follows unless told otherwise."
+        )
+    if train.source == "none" and asked.source != "none":
+        found.append(
+            f"evaluation.source: {asked.source}: the model is trained without passages (retrieval.source=none), "
+            "so it cannot be asked with them."
+        )
+    if config.retriever.train != "frozen":
+        where = f"retriever.train: {config.retriever.train}"
+        if train.source == "index" and train.index.needs != "vectors":
+            found.append(f"{where}: index={train.index.kind} has no encoder to train; use retriever.train=frozen.")
+        if config.objective.joint:
+            found.append(
+                f"{where}: objective={config.objective.kind} reads all passages in one prompt and has no prior, so the "
+                "retriever would get no gradient; use retriever.train=frozen."
+            )
+        if train.source in ("oracle", "random"):
+            found.append(f"{where}: retrieval.source={train.source} does not retrieve; use retriever.train=frozen.")
+    return list(dict.fromkeys(found))
+
+
+def setting_problems(config: RunConfig, setting: Setting, size: int | None, asked: bool) -> list[str]:
+    """What is wrong with a setting over a corpus of ``size`` passages (None: not known yet).
+
+    Args:
+        asked: whether it is the evaluation setting, whose keys are then named.
+    """
+    found: list[str] = []
+    if setting.source in ("none", "oracle"):
+        return found
+    if size == 0:
+        return ["corpus: it is empty; there is nothing to retrieve from. Look into its files."]
+    k_key = "evaluation.k" if asked and config.evaluation.k is not None else "retrieval.k"
+    size_key = "evaluation.corpus_size" if asked and config.evaluation.corpus_size is not None else "corpus.size"
+    if setting.k < 1:
+        found.append(f"{k_key}: {setting.k} passages cannot be read from source {setting.source}; give at least 1.")
+    if size is not None and setting.k > size:
+        found.append(
+            f"{k_key}: {setting.k} passages cannot be read from a corpus of {size}; lower it or raise {size_key}."
+        )
+    if setting.source == "index" and size is not None:
+        prefix = "evaluation." if asked and config.evaluation.index is not None else ""
+        found += [prefix + problem for problem in setting.index.problems(size)]
+    return found
