@@ -7,10 +7,12 @@ that arithmetic is exact (integer-valued vectors) or where scores differ by more
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rag_exp.core.errors import DataError
+from rag_exp.retrieval.partition import LogPartition
 from rag_exp.retrieval.results import SearchResult, merge
 
 if TYPE_CHECKING:
@@ -36,19 +38,73 @@ def exact_topk(queries_QD: np.ndarray, blocks: Iterable[np.ndarray], k: int) -> 
     return running.result
 
 
+def exact_topk_nested(
+    queries_QD: np.ndarray,
+    blocks: Iterable[np.ndarray],
+    k: int,
+    sizes: Iterable[int],
+    *,
+    log_partition: bool = False,
+    temperature: float = 1.0,
+) -> dict[int, SearchResult]:
+    """:func:`exact_topk` over each of the first ``sizes`` passages, in one pass over the longest of these prefixes.
+
+    Args:
+        queries_QD: [Q, D], any float dtype and memory order.
+        blocks: arrays [rows, D]; ids run on across them from 0. What lies beyond the largest size is not read.
+        k: width of the results, at least 1.
+        sizes: lengths of prefixes, in any order, repeats allowed. A size beyond the corpus is the whole corpus, as in
+            ``corpus[:size]``; size 0 finds nothing.
+        log_partition: add up log sum exp(score / temperature) over each whole prefix too (it costs a second pass over
+            the scores).
+        temperature: of that sum alone; it changes neither ids nor scores.
+
+    Returns:
+        a result for each distinct size, smallest first, with ``log_partition_Q`` where asked for.
+
+    Raises:
+        DataError: as :func:`exact_topk`.
+        ValueError: a negative size, or a temperature that is not positive.
+    """
+    waiting = deque(sorted(set(sizes)))
+    if waiting and waiting[0] < 0:
+        raise ValueError(f"a corpus of {waiting[0]} passages was asked for; sizes start at 0")
+    running = RunningTopK(queries_QD, k, temperature if log_partition else None)
+    found: dict[int, SearchResult] = {}
+    if waiting and waiting[0] == 0:
+        found[waiting.popleft()] = running.result
+    for block in blocks if waiting else ():
+        start = 0
+        while waiting and start < len(block):
+            part = block[start : start + waiting[0] - running.rows]
+            running.add(part)
+            start += len(part)
+            if running.rows == waiting[0]:
+                found[waiting.popleft()] = running.result
+        if not waiting:
+            break
+    return found | dict.fromkeys(waiting, running.result)
+
+
 class RunningTopK:
     """The exact top-k of the blocks seen so far.
+
+    Args:
+        queries_QD: [Q, D], any float dtype and memory order.
+        k: width of the result, at least 1.
+        temperature: the log-partition is added up for this one; None: it is not.
 
     Attributes:
         result: over all rows added until now.
         rows: how many that is.
     """
 
-    def __init__(self, queries_QD: np.ndarray, k: int):
+    def __init__(self, queries_QD: np.ndarray, k: int, temperature: float | None = None):
         self._queries = as_vectors(queries_QD, what="query")
         self._k = k
+        self._mass = None if temperature is None else LogPartition(self._queries, temperature)
         self.rows = 0
-        self.result = SearchResult.empty(len(self._queries), k)
+        self.result = self._with_mass(SearchResult.empty(len(self._queries), k))
 
     def add(self, block: np.ndarray) -> None:
         """Search one block and merge what it holds; its rows get the next ids."""
@@ -60,8 +116,13 @@ class RunningTopK:
                     "both must come from one encoder."
                 )
             found = self._search(vectors)
-            self.result = merge([self.result, found], self._k) if self.rows else found
+            if self._mass is not None:
+                self._mass.add(vectors)
+            self.result = self._with_mass(merge([self.result, found], self._k) if self.rows else found)
         self.rows += len(vectors)
+
+    def _with_mass(self, found: SearchResult) -> SearchResult:
+        return found if self._mass is None else found.with_log_partition(self._mass.value_Q)
 
     def _search(self, vectors: np.ndarray) -> SearchResult:
         import faiss

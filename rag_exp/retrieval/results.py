@@ -27,20 +27,25 @@ class SearchResult:
         ids_QK: int64 passage rows; -1 only where masked.
         scores_QK: float32, descending along K; -inf only where masked.
         mask_QK: bool, True where there is a passage. Masked places are the last ones of a row.
+        log_partition_Q: float64, log sum exp(score / temperature) over *all* passages searched, found or not: what
+            turns a score into the log-probability of its passage in the whole corpus. -inf over no passages; None
+            where the search did not add it up.
     """
 
     ids_QK: np.ndarray
     scores_QK: np.ndarray
     mask_QK: np.ndarray
+    log_partition_Q: np.ndarray | None = None
 
     @classmethod
-    def of(cls, ids: np.ndarray, scores: np.ndarray, k: int) -> SearchResult:
+    def of(cls, ids: np.ndarray, scores: np.ndarray, k: int, log_partition: np.ndarray | None = None) -> SearchResult:
         """Sort, cut and pad candidates to a result of width ``k``.
 
         Args:
             ids: integers [Q, C], any C; a negative id (faiss pads with -1) means "nothing here".
             scores: [Q, C], higher is better; ignored where the id is negative.
             k: width wanted, at least 1.
+            log_partition: [Q], where it is known.
 
         Raises:
             ValueError: shapes differ, ``k`` < 1, a score is NaN or infinite, or an id occurs twice in a row.
@@ -71,7 +76,7 @@ class SearchResult:
         mask = ids >= 0
         for array in (ids, scores, mask):
             array.setflags(write=False)
-        return cls(ids, scores, mask)
+        return cls(ids, scores, mask, None if log_partition is None else _mass(log_partition, len(ids)))
 
     @classmethod
     def empty(cls, queries: int, k: int) -> SearchResult:
@@ -91,19 +96,27 @@ class SearchResult:
         """The best ``k`` of each row; ``k`` must not exceed the width."""
         if not 1 <= k <= self.k:
             raise ValueError(f"asked for the first {k} of a result of width {self.k}")
-        return SearchResult(self.ids_QK[:, :k], self.scores_QK[:, :k], self.mask_QK[:, :k])
+        return SearchResult(self.ids_QK[:, :k], self.scores_QK[:, :k], self.mask_QK[:, :k], self.log_partition_Q)
 
     def of_queries(self, rows: np.ndarray | slice) -> SearchResult:
         """The result of some of the queries, in the order of ``rows``."""
-        return SearchResult(self.ids_QK[rows], self.scores_QK[rows], self.mask_QK[rows])
+        mass_Q = None if self.log_partition_Q is None else self.log_partition_Q[rows]
+        return SearchResult(self.ids_QK[rows], self.scores_QK[rows], self.mask_QK[rows], mass_Q)
+
+    def with_log_partition(self, log_partition_Q: np.ndarray | None) -> SearchResult:
+        """The same passages, with this log-partition (or none)."""
+        mass_Q = None if log_partition_Q is None else _mass(log_partition_Q, len(self))
+        return SearchResult(self.ids_QK, self.scores_QK, self.mask_QK, mass_Q)
 
     def save(self, folder: Path) -> None:
-        """Write ``ids.npy`` and ``scores.npy`` into ``folder`` (made if missing)."""
+        """Write ``ids.npy``, ``scores.npy`` and, where known, ``log_partition.npy`` into ``folder``."""
         import numpy as np
 
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "ids.npy", self.ids_QK, allow_pickle=False)
         np.save(folder / "scores.npy", self.scores_QK, allow_pickle=False)
+        if self.log_partition_Q is not None:
+            np.save(folder / "log_partition.npy", self.log_partition_Q, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> SearchResult:
@@ -117,7 +130,9 @@ class SearchResult:
         try:
             ids = np.load(folder / "ids.npy", allow_pickle=False)
             scores = np.load(folder / "scores.npy", allow_pickle=False)
-            found = cls.of(ids, scores, ids.shape[1])
+            file = folder / "log_partition.npy"
+            mass = np.load(file, allow_pickle=False) if file.exists() else None
+            found = cls.of(ids, scores, ids.shape[1], mass)
         except (OSError, ValueError, IndexError) as e:
             raise DataError(f"{folder}: no readable search result there ({e}).") from e
         return found
@@ -127,7 +142,8 @@ def merge(results: Sequence[SearchResult], k: int) -> SearchResult:
     """The exact top ``k`` over parts that hold disjoint passages.
 
     Each part must be its own exact top k' with k' >= k (padded where the part holds fewer passages);
-    then the best k of the union are among the candidates, ties at rank k included (lowest ids).
+    then the best k of the union are among the candidates, ties at rank k included (lowest ids). The
+    log-partitions add up where every part has one.
 
     Raises:
         ValueError: no parts, different numbers of queries, a part narrower than ``k``, or a passage in two parts.
@@ -139,7 +155,20 @@ def merge(results: Sequence[SearchResult], k: int) -> SearchResult:
     if any(r.k < k for r in results):
         raise ValueError(f"a part of width {min(r.k for r in results)} cannot give the best {k}")
     ids = np.concatenate([r.ids_QK for r in results], axis=1)
-    return SearchResult.of(ids, np.concatenate([r.scores_QK for r in results], axis=1), k)
+    masses = [r.log_partition_Q for r in results if r.log_partition_Q is not None]
+    mass_Q = np.logaddexp.reduce(masses) if len(masses) == len(results) else None
+    return SearchResult.of(ids, np.concatenate([r.scores_QK for r in results], axis=1), k, mass_Q)
+
+
+def _mass(log_partition: np.ndarray, queries: int) -> np.ndarray:
+    """``log_partition`` as a read-only float64 array of its own, checked."""
+    import numpy as np
+
+    mass_Q = np.array(log_partition, dtype=np.float64)
+    if mass_Q.shape != (queries,) or np.isnan(mass_Q).any():
+        raise ValueError(f"the log-partition of {queries} queries must be as many numbers, none of them NaN")
+    mass_Q.setflags(write=False)
+    return mass_Q
 
 
 def _distinct(ids: np.ndarray) -> bool:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logsumexp
 
 from rag_exp.core.errors import DataError
-from rag_exp.retrieval.exact import as_vectors, exact_topk, rechunk, top_of_scores
+from rag_exp.retrieval.exact import as_vectors, exact_topk, exact_topk_nested, rechunk, top_of_scores
 
 
 def brute(queries: np.ndarray, vectors: np.ndarray, k: int) -> list[list[int]]:
@@ -60,6 +61,77 @@ def test_real_values_agree_with_brute_force():
     top = -np.sort(-expected, axis=1)[:, :20]
     np.testing.assert_allclose(found.scores_QK, top, rtol=1e-5, atol=1e-5)
     assert (found.ids_QK == np.array(brute(queries, vectors, 20))).mean() > 0.999
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(0, 60),
+    queries=st.integers(1, 30),
+    dims=st.integers(1, 5),
+    k=st.integers(1, 70),
+    cuts=st.lists(st.integers(0, 60), max_size=4),
+    sizes=st.lists(st.integers(0, 80), max_size=6),
+)
+def test_nested_equals_brute_force_on_each_prefix_with_real_ties(
+    seed: int, rows: int, queries: int, dims: int, k: int, cuts: list[int], sizes: list[int]
+):
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-1, 2, (rows, dims)).astype(np.float32)
+    asked = rng.integers(-1, 2, (queries, dims)).astype(np.float32)
+    found = exact_topk_nested(asked, split(vectors, cuts), k, sizes, log_partition=True, temperature=0.5)
+    assert list(found) == sorted(set(sizes))
+    scores = 2 * asked.astype(np.float64) @ vectors.T.astype(np.float64)
+    for size, result in found.items():
+        assert result.ids_QK.tolist() == brute(asked, vectors[:size], k)
+        np.testing.assert_allclose(result.log_partition_Q, logsumexp(scores[:, :size], axis=1), rtol=1e-6, atol=1e-6)
+
+
+def test_nested_on_real_values_equals_a_search_of_each_prefix():
+    rng = np.random.default_rng(3)
+    vectors, queries = rng.standard_normal((9000, 24), np.float32), rng.standard_normal((300, 24), np.float32)
+    found = exact_topk_nested(queries, split(vectors, [4100]), 10, [9000, 500, 5, 500, 10**9], log_partition=True)
+    assert list(found) == [5, 500, 9000, 10**9]
+    for size, result in found.items():
+        alone = exact_topk(queries, [vectors[:size]], 10)
+        assert alone.log_partition_Q is None
+        np.testing.assert_allclose(result.scores_QK, alone.scores_QK, rtol=1e-5)
+        assert (result.ids_QK == alone.ids_QK).mean() > 0.999
+        exact = logsumexp(queries.astype(np.float64) @ vectors[:size].T, axis=1)
+        np.testing.assert_allclose(result.log_partition_Q, exact, rtol=1e-6, atol=1e-6)
+
+
+def test_nested_reads_no_further_than_the_largest_size():
+    def blocks():
+        yield np.ones((4, 2))
+        raise AssertionError("read beyond the largest size")
+
+    assert exact_topk_nested(np.ones((1, 2)), blocks(), 3, [4, 2])[2].ids_QK.tolist() == [[0, 1, -1]]
+    assert exact_topk_nested(np.ones((1, 2)), blocks(), 3, []) == {}
+
+
+def test_nested_over_nothing():
+    (found,) = exact_topk_nested(np.ones((2, 3)), [], 2, [7], log_partition=True).values()
+    assert not found.mask_QK.any()
+    assert np.isneginf(found.log_partition_Q).all()
+
+
+def test_nested_refuses_what_has_no_meaning():
+    with pytest.raises(ValueError, match="-1 passages"):
+        exact_topk_nested(np.ones((1, 2)), [np.ones((3, 2))], 1, [-1, 2])
+    with pytest.raises(ValueError, match="temperature"):
+        exact_topk_nested(np.ones((1, 2)), [np.ones((3, 2))], 1, [2], log_partition=True, temperature=0)
+
+
+def test_a_partition_beyond_float32_is_an_error():
+    with pytest.raises(DataError, match="too large for float32"):
+        exact_topk_nested(np.ones((1, 2)), [np.ones((3, 2))], 1, [3], log_partition=True, temperature=1e-39)
+
+
+def test_log_partitions_of_large_scores_do_not_overflow():
+    queries, vectors = np.full((1, 1), 1e4), np.array([[1.0], [0.0], [1.0]])
+    found = exact_topk_nested(queries, [vectors[:2], vectors[2:]], 1, [3], log_partition=True)
+    assert found[3].log_partition_Q[0] == pytest.approx(1e4 + np.log(2))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

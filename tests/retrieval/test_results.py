@@ -134,3 +134,20 @@ def test_merge_of_parts_is_the_result_of_the_whole(scores: list[list[int]], k: i
         best = sorted(range(len(row)), key=lambda i: (-row[i], i))[:k]
         assert merged.ids_QK[q].tolist() == best + [-1] * (k - len(best))
         assert merged.scores_QK[q, : len(best)].tolist() == [row[i] for i in best]
+
+
+def test_the_log_partition_is_kept_with_its_queries(tmp_path: Path):
+    found = SearchResult.of(np.array([[1, 2], [4, 3]]), np.array([[2.0, 1.0], [5.0, 0.0]]), 2, np.array([2.5, 6.0]))
+    assert found.first(1).log_partition_Q.tolist() == [2.5, 6.0]
+    assert found.of_queries(np.array([1])).log_partition_Q.tolist() == [6.0]
+    found.save(tmp_path)
+    assert SearchResult.load(tmp_path).log_partition_Q.tolist() == [2.5, 6.0]
+    np.save(tmp_path / "log_partition.npy", np.zeros(3))
+    with pytest.raises(DataError, match="log-partition of 2 queries"):
+        SearchResult.load(tmp_path)
+
+
+def test_log_partitions_add_up_where_every_part_has_one():
+    parts = [SearchResult.of(np.array([[i]]), np.zeros((1, 1)), 1, np.array([np.log(i)])) for i in (1, 2, 5)]
+    assert merge(parts, 1).log_partition_Q[0] == pytest.approx(np.log(8))
+    assert merge([*parts, of([[7]], [[0.0]], 1)], 1).log_partition_Q is None
