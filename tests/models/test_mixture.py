@@ -13,10 +13,12 @@ from torch import Tensor
 from rag_exp.core.errors import DataError
 from rag_exp.models.marginalize import (
     doc_logprior,
+    log_posterior,
+    mixture_nll,
+    posterior,
     rag_sequence_nll,
     rag_token_nll,
     sequence_logp,
-    sequence_posterior,
 )
 
 some = settings(max_examples=40, deadline=None)
@@ -58,8 +60,8 @@ def test_golden_gradient_is_prior_minus_posterior():
     rag_sequence_nll(token_logp_BKT, prior_BK, mask_BT).sum().backward()
     expected = [[0.6828422408, 0.0392629999, -0.7221052407], [0.4965219336, 0.1062673418, -0.6027892754]]
     torch.testing.assert_close(scores_BK.grad, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9)
-    posterior_BK = sequence_posterior(token_logp_BKT, prior_BK, mask_BT)
-    torch.testing.assert_close(scores_BK.grad, (prior_BK.exp() - posterior_BK.exp()).detach(), rtol=0, atol=1e-12)
+    posterior_BK = posterior(token_logp_BKT, prior_BK, mask_BT)
+    torch.testing.assert_close(scores_BK.grad, (prior_BK.exp() - posterior_BK).detach(), rtol=0, atol=1e-12)
 
 
 def test_two_passages_by_hand():
@@ -69,8 +71,10 @@ def test_two_passages_by_hand():
     mask_BT = torch.ones(1, 2, dtype=torch.bool)
     assert rag_sequence_nll(token_logp_BKT, prior_BK, mask_BT).item() == pytest.approx(-math.log(0.0575), abs=1e-12)
     assert rag_token_nll(token_logp_BKT, prior_BK, mask_BT).item() == pytest.approx(-math.log(0.425 * 0.175), abs=1e-12)
-    posterior = sequence_posterior(token_logp_BKT, prior_BK, mask_BT).exp()[0].tolist()
-    assert posterior == pytest.approx([0.0375 / 0.0575, 0.02 / 0.0575], abs=1e-12)
+    assert posterior(token_logp_BKT, prior_BK, mask_BT)[0].tolist() == pytest.approx([0.0375 / 0.0575, 0.02 / 0.0575])
+    first, second = posterior(token_logp_BKT, prior_BK, mask_BT, "token")[0].T.tolist()
+    assert first == pytest.approx([0.375 / 0.425, 0.05 / 0.425])
+    assert second == pytest.approx([0.075 / 0.175, 0.1 / 0.175])
 
 
 @st.composite
@@ -146,10 +150,57 @@ def test_splitting_a_passage_in_two_halves_changes_nothing(marginal, problem):
 def test_posterior_sums_to_one_and_bayes_holds(problem):
     token_logp_BKT, scores_BK, mask_BT = problem
     prior_BK = doc_logprior(scores_BK)
-    log_posterior_BK = sequence_posterior(token_logp_BKT, prior_BK, mask_BT)
+    log_posterior_BK = log_posterior(token_logp_BKT, prior_BK, mask_BT)
     close(log_posterior_BK.exp().sum(-1), torch.ones(len(scores_BK), dtype=torch.float64))
     nll_B = rag_sequence_nll(token_logp_BKT, prior_BK, mask_BT)
     close(log_posterior_BK - nll_B[:, None], prior_BK + sequence_logp(token_logp_BKT, mask_BT))
+
+
+@some
+@given(problems())
+def test_token_posteriors_are_those_of_one_token_answers(problem):
+    token_logp_BKT, scores_BK, mask_BT = problem
+    scores_BK.requires_grad_()
+    prior_BK = doc_logprior(scores_BK)
+    posterior_BKT = posterior(token_logp_BKT, prior_BK, mask_BT, "token")
+    close(posterior_BKT.sum(1), mask_BT.double())
+    one = torch.ones(len(scores_BK), 1, dtype=torch.bool)
+    for t in range(mask_BT.shape[1]):
+        alone_BK = posterior(token_logp_BKT[:, :, t : t + 1], prior_BK, one)
+        close(posterior_BKT[:, :, t], alone_BK * mask_BT[:, t : t + 1])
+    rag_token_nll(token_logp_BKT, prior_BK, mask_BT).sum().backward()
+    close(scores_BK.grad, (mask_BT.sum(1, keepdim=True) * prior_BK.exp() - posterior_BKT.sum(2)).detach())
+
+
+@pytest.mark.parametrize("marginal", MARGINALS)
+def test_gradients_against_finite_differences(marginal):
+    token_logp_BKT, scores_BK, mask_BT = golden()
+    mask_BK = torch.tensor([[True, True, True], [True, False, True]])
+
+    def nll_B(token_logp_BKT: Tensor, scores_BK: Tensor) -> Tensor:
+        return marginal(token_logp_BKT, doc_logprior(scores_BK, mask_BK), mask_BT)
+
+    assert torch.autograd.gradcheck(nll_B, (token_logp_BKT.requires_grad_(), scores_BK.requires_grad_()))
+    assert torch.autograd.gradgradcheck(nll_B, (token_logp_BKT, scores_BK))
+
+
+@pytest.mark.parametrize("marginal", ["sequence", "token"])
+def test_a_prior_of_minus_infinity_is_a_mask(marginal):
+    """Given as it is, without a mask before it: as if the passage were not there, and posterior 0."""
+    token_logp_BKT, scores_BK, mask_BT = golden()
+    prior_BK = doc_logprior(scores_BK)
+    prior_BK[:, 1] = NEG_INF
+    token_logp_BKT[:, 1] = float("nan")
+    given_ = prior_BK.requires_grad_(), token_logp_BKT.requires_grad_()
+    nll_B = mixture_nll(token_logp_BKT, prior_BK, mask_BT, marginal)
+    close(nll_B, mixture_nll(token_logp_BKT[:, ::2], prior_BK[:, ::2], mask_BT, marginal))
+    posterior_B = posterior(token_logp_BKT, prior_BK, mask_BT, marginal)
+    assert (posterior_B[:, 1] == 0).all()
+    assert posterior_B.isfinite().all()
+    nll_B.sum().backward()
+    for x in given_:
+        assert (x.grad[:, 1] == 0).all()
+        assert x.grad.isfinite().all()
 
 
 @some
@@ -223,7 +274,7 @@ def test_temperature_may_train():
     assert temperature.grad.item() == pytest.approx(0.5 / (1 + math.exp(-1)), abs=1e-12)
 
 
-@pytest.mark.parametrize("function", [rag_sequence_nll, rag_token_nll, sequence_posterior])
+@pytest.mark.parametrize("function", [rag_sequence_nll, rag_token_nll, posterior])
 def test_rows_with_nothing_to_score_are_errors(function):
     token_logp_BKT, prior_BK = torch.zeros(2, 2, 3), torch.full((2, 2), math.log(0.5))
     mask_BT = torch.tensor([[True, True, False], [False, False, False]])
@@ -247,3 +298,8 @@ def test_half_precision_is_summed_in_float32(marginal, dtype):
     nll_B = marginal(logp_BKT, doc_logprior(torch.zeros(1, 2, dtype=dtype)), mask_BT)
     assert nll_B.dtype == torch.float32
     assert nll_B.item() == pytest.approx(30.0, abs=1e-4)
+
+
+def test_unknown_marginals_are_errors():
+    with pytest.raises(ValueError, match="'sequence' or 'token'"):
+        posterior(torch.zeros(1, 1, 1), torch.zeros(1, 1), torch.ones(1, 1), "word")

@@ -1,0 +1,138 @@
+"""Log-probabilities of given tokens from hidden states, without the logits of every position at once.
+
+    log p(y|h) = h W_y + b_y - logsumexp_v (h W_v + b_v)
+
+Rows are projected chunk by chunk. Backward needs the softmax again: it recomputes each chunk's (one more
+projection; the memory is one chunk's) or, with ``keep``, takes the probabilities that forward left.
+
+Shapes: N reader rows, T target tokens, D width, V vocabulary, M target tokens of all rows, C rows of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rag_exp.core.errors import DataError
+
+IGNORED = -100  # a target that is not one, by torch's convention
+
+
+def target_logprobs(
+    hidden_NTD: Tensor,
+    weight_VD: Tensor,
+    targets_NT: Tensor,
+    bias_V: Tensor | None = None,
+    *,
+    chunk: int,
+    keep: bool = False,
+) -> Tensor:
+    """log p(targets) under softmax(hidden W^T + bias), never holding an N x T x V tensor.
+
+    The projection is computed in the inputs' type (under autocast, in autocast's), the softmax in float32 at least.
+    The first derivative is exact; a second one is refused with an error.
+
+    Args:
+        hidden_NTD: hidden states, each at the position that predicts its target.
+        weight_VD: output embedding; may be tied to the input embedding, or frozen.
+        targets_NT: token ids; -100 where there is no target.
+        bias_V: of the projection.
+        chunk: how many of the N*T rows are projected at once.
+        keep: whether the probabilities of the rows that have a target stay in memory until backward ([M, V] in
+            float32), which saves computing them again.
+
+    Returns:
+        natural logarithms, shape [N, T], float32 at least; 0, with no gradient, where the target is -100.
+
+    Raises:
+        DataError: a target outside the vocabulary.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: at least one row must be projected at once.")
+    wanted_NT = targets_NT != IGNORED
+    targets_M = targets_NT[wanted_NT]
+    V = len(weight_VD)
+    if targets_M.numel() and not bool(((targets_M >= 0) & (targets_M < V)).all()):
+        wrong = targets_M[(targets_M < 0) | (targets_M >= V)][0].item()
+        raise DataError(f"target {wrong} is not a token: the vocabulary has {V}, and {IGNORED} stands for no target.")
+    hidden_MD = hidden_NTD[wanted_NT]
+    device = hidden_MD.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_MD.dtype
+    keep = keep and torch.is_grad_enabled()
+    logp_M = _TargetLogp.apply(hidden_MD, weight_VD, bias_V, targets_M, dtype, chunk, keep)
+    return logp_M.new_zeros(targets_NT.shape).masked_scatter(wanted_NT, logp_M)
+
+
+class _TargetLogp(torch.autograd.Function):
+    """[M, D], [V, D], [V] or None, [M] -> [M]. Gradients are summed over chunks in float32 at least."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_M: Tensor,
+        dtype: torch.dtype,
+        chunk: int,
+        keep: bool,
+    ) -> Tensor:
+        exact = torch.promote_types(dtype, torch.float32)
+        logp_M = torch.empty(len(targets_M), dtype=exact, device=hidden_MD.device)
+        total_M = torch.empty_like(logp_M)
+        kept: list[Tensor] = []
+        with torch.autocast(hidden_MD.device.type, enabled=False):
+            cast_VD = weight_VD.to(dtype)
+            for low in range(0, len(targets_M), chunk):
+                rows = slice(low, low + chunk)
+                logits_CV = _logits(hidden_MD[rows].to(dtype), cast_VD, bias_V, exact)
+                total_M[rows] = logits_CV.logsumexp(-1)
+                logp_M[rows] = logits_CV.gather(-1, targets_M[rows, None])[:, 0] - total_M[rows]
+                if keep:
+                    kept.append(logits_CV.sub_(total_M[rows, None]).exp_())
+        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, targets_M, total_M, *kept)
+        ctx.dtype, ctx.chunk = dtype, chunk
+        return logp_M
+
+    @staticmethod
+    def backward(ctx: Any, grad_M: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # with create_graph
+            raise RuntimeError(
+                "target_logprobs has no second derivative; leave create_graph out, or project with all logits."
+            )
+        hidden_MD, weight_VD, bias_V, targets_M, total_M, *kept = ctx.saved_tensors
+        exact = total_M.dtype
+        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
+        grad_hidden_MD = torch.empty_like(hidden_MD) if to_hidden else None
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=exact) if to_weight else None
+        grad_bias_V = torch.zeros_like(bias_V, dtype=exact) if to_bias else None
+        with torch.autocast(hidden_MD.device.type, enabled=False):
+            cast_VD = weight_VD.to(ctx.dtype)
+            for low in range(0, len(targets_M), ctx.chunk):
+                rows = slice(low, low + ctx.chunk)
+                hidden_CD = hidden_MD[rows].to(ctx.dtype)
+                if kept:
+                    slope_CV = kept[low // ctx.chunk] * -grad_M[rows, None]
+                else:
+                    slope_CV = _logits(hidden_CD, cast_VD, bias_V, exact).sub_(total_M[rows, None]).exp_()
+                    slope_CV.mul_(-grad_M[rows, None])
+                slope_CV.scatter_add_(1, targets_M[rows, None], grad_M[rows, None])
+                if grad_bias_V is not None:
+                    grad_bias_V += slope_CV.sum(0)
+                slope_CV = slope_CV.to(ctx.dtype)
+                if grad_hidden_MD is not None:
+                    grad_hidden_MD[rows] = (slope_CV @ cast_VD).to(hidden_MD.dtype)
+                if grad_weight_VD is not None:
+                    grad_weight_VD.addmm_(slope_CV.T.to(exact), hidden_CD.to(exact))
+        grad_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype)
+        grad_bias = None if grad_bias_V is None else grad_bias_V.to(bias_V.dtype)
+        return grad_hidden_MD, grad_weight, grad_bias, None, None, None, None
+
+
+def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, exact: torch.dtype) -> Tensor:
+    """A chunk's logits, in float32 at least; a new tensor that may be written to."""
+    if bias_V is None:
+        return (hidden_CD @ weight_VD.T).to(exact)
+    return torch.addmm(bias_V.to(hidden_CD.dtype), hidden_CD, weight_VD.T).to(exact)
