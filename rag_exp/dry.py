@@ -58,8 +58,12 @@ def sizes(point: Point, store: Store) -> Iterator[str]:
     config, steps = point.config, point.steps
     counts = config.generator.parameter_counts()
     body = config.generator.non_embedding()
-    groups = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    yield f"generator     {sum(counts.values()):,} parameters, {body:,} of them non-embedding ({groups})"
+    if counts:
+        groups = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        yield f"generator     {sum(counts.values()):,} parameters, {body:,} of them non-embedding ({groups})"
+    else:
+        known = "its size is not known" if body is None else f"{body:,} non-embedding parameters"
+        yield f"generator     hosted; {known}"
     if steps.asked.uses_vectors or steps.train.uses_vectors:
         encoder = config.encoder.parameter_counts(config.tokenizer.vocab_size)
         yield f"encoder       {sum(encoder.values()):,} parameters"
@@ -121,13 +125,17 @@ def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Ite
     """Tokens and FLOPs of asking: as measured where it is in the store, else at most."""
     made = store.info(steps.evaluation)
     if made is not None:
-        yield f"evaluation    {made.stats['tokens']:,} tokens, {made.stats['flops']:.3g} FLOPs, {made.seconds:.0f} s"
+        flops = "unknown" if made.stats["flops"] is None else f"{made.stats['flops']:.3g}"
+        yield f"evaluation    {made.stats['tokens']:,} tokens, {flops} FLOPs, {made.seconds:.0f} s"
         return
     options, prompts = config.evaluation, _prompts(config, steps.asked)
     asked = options.questions or 1
+    what = f"{asked} questions" if options.questions else "each question"
+    if config.generator.hosted:
+        yield f"evaluation    {what} x {prompts} prompts: a request to score an answer and one to write one for each"
+        return
     reading = forward_flops(reading_bound(config, asked * prompts), config.generator.sizes())
     writing = forward_flops(writing_bound(config, asked * prompts), config.generator.sizes())
-    what = f"{asked} questions" if options.questions else "each question"
     yield (
         f"evaluation    {what} x {prompts} prompts: <= {reading:.3g} FLOPs for each accepted answer that is scored "
         f"(at most {options.max_answers}), <= {writing:.3g} to write one"
@@ -177,7 +185,8 @@ def _study(plan: Study) -> Iterator[str]:
     yield f"study {plan.name}: {len(plan.points)} runs"
     for point, state, _ in rows:
         where = " ".join(f"{k}={v}" for k, v in point.axes.items())
-        size = f"N={point.config.generator.non_embedding():<10,}"
+        body = point.config.generator.non_embedding()
+        size = f"N={'unknown' if body is None else format(body, ','):<10}"
         yield f"  {point.run_id[:12]}  {state:8} {arm(point.steps):12} {size} {where}"
     yield ""
     yield "artifacts"

@@ -31,6 +31,7 @@ from rag_exp.settings import setting_problems
 from rag_exp.steps import RunSteps, plan_run
 
 PLAN = "RAG_EXP_PLAN"  # environment variable: the plan.json of the study in progress
+UNKNOWN_SIZE = "the size of the generator, which is hosted elsewhere, is not known here"
 TRAINED = ("reader_warmup", "checkpoint")  # roles whose step is a stage of training
 COMMAND = "RAG_EXP_COMMAND"  # environment variable: the command as it was typed
 
@@ -180,7 +181,7 @@ def _left_out(steps: RunSteps, store: Store) -> list[str]:
     asked = store.info(steps.evaluation)
     if asked is not None and asked.stats["closed_book"] and steps.asked.source != "none":
         found.append(f"evaluation: {asked.stats['closed_book']} questions had no passage and were asked closed book")
-    return found
+    return found + ([f"evaluation: {note}" for note in asked.stats["notes"]] if asked is not None else [])
 
 
 def _keys(steps: RunSteps) -> dict[str, str]:
@@ -211,6 +212,12 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
             nulls[name] = f"no longer in the store: {', '.join(gone)}" if gone else reason
         return value
 
+    def sized(name: str, value: Any) -> Any:
+        """``value``, which only a generator of unknown size lacks."""
+        if value is None:
+            nulls[name] = UNKNOWN_SIZE
+        return value
+
     unsearched = f"arm {arm(steps)} searches no index"
     warmup = stats["encoder"]["flops"] if "encoder" in stats else None if "encoder" in steps.roles else {}
     flops: dict[str, float | None] = {
@@ -227,7 +234,7 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
             2.0 * topk["distances"] * topk["dims"] if topk.get("distances") and topk.get("dims") else None,
             "this index does not count its comparisons" if searches else unsearched,
         ),
-        "reading": float(evaluation["flops"]),
+        "reading": sized("flops.reading", evaluation["flops"]),
     }
     stages = [flops[name] for name in ("reader_warmup", "marginal", "retriever_warmup")]
     training = None if None in stages else sum(s for s in stages if s is not None)
@@ -240,8 +247,8 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
     train_side = stats.get("train_topk", stats.get("checkpoint", {}))
     untrained = "no passages were retrieved in training"
     sizes: dict[str, int | None] = {
-        "N": evaluation["non_embedding"],
-        "N_total": sum(parameters["generator"].values()),
+        "N": sized("N", evaluation["non_embedding"]),
+        "N_total": sized("N_total", sum(parameters["generator"].values()) or None),
         "retriever_parameters": known(
             "retriever_parameters", None if searches and not index else sum(parameters.get("encoder", {}).values()), ""
         ),
@@ -300,19 +307,23 @@ def prepare(points: Sequence[tuple[RunConfig, RunSteps]]) -> None:
     """Read and check the data of every run before the first one starts.
 
     Builds passages and questions (malformed lines, duplicate ids and absent gold passages end here) and
-    holds the exact corpus sizes against k and the index.
+    holds the exact corpus sizes against k and the index. A hosted generator is asked whether it answers.
 
     Raises:
         ConfigError, DataError: what is wrong, before any long work.
     """
     problems: dict[str, None] = {}
     stores: dict[Path, Store] = {}
+    asked: list[Any] = []  # generators, each once
     for config, steps in points:
         if not config.paths.reuse or RunFolder(config.paths.root, steps.run_id).record.is_file():
             continue
         store = stores.setdefault(config.paths.store, Store(config.paths.store, report=_say))
         for problem in _data_problems(config, steps, store):
             problems.setdefault(problem)
+        if not store.has(steps.evaluation) and config.generator not in asked:
+            asked.append(config.generator)
+            problems |= dict.fromkeys(config.generator.unready())
     if problems:
         raise ConfigError(list(problems))
 

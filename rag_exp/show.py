@@ -103,7 +103,10 @@ def _question(record: RunRecord, row: dict, passages: object) -> Iterator[str]:
     yield f"question   {row['question']}"
     yield f"answers    {' | '.join(row['answers'])}"
     yield f"predicted  {row['prediction']!r}  EM {_number(row['em'])}  F1 {_number(row['f1'])}"
-    yield f"nll        {row['nll']:.3f} nats over {row['target_tokens']} tokens"
+    tokens = "" if row["target_tokens"] is None else f" over {row['target_tokens']} tokens"
+    yield f"nll        {_nats(row['nll'])}{tokens}; without the end token {_nats(row['nll_without_end'])}"
+    if row["nll"] is None:
+        yield f"           {record.nulls.get('nll', 'unknown')}"
     gold = set(row["gold"])
     found = row["rows"] or []
     columns = [row[c] or [None] * len(found) for c in ("scores", "prior", "posterior", "passage_nll")]
@@ -121,6 +124,10 @@ def _question(record: RunRecord, row: dict, passages: object) -> Iterator[str]:
         for passage, (title, text) in zip(missed, passages.texts(missed), strict=True):  # type: ignore[attr-defined]
             yield f"    {passage:>8}"
             yield textwrap.indent(textwrap.fill(f"{title}: {text}", TEXT_WIDTH), " " * 13)
+
+
+def _nats(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f} nats"
 
 
 def _number(value: float | None) -> str:

@@ -39,7 +39,7 @@ VERSIONS = {
     "topk": 1,
     "reader_warmup": 1,
     "checkpoint": 1,
-    "evaluation": 1,
+    "evaluation": 2,
 }
 
 SETTING_KEYS = ("corpus_size", "growth", "index", "source", "k")  # of `evaluation`; they enter through the top-k

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rag_exp.core.errors import ConfigError, DataError, TrainingError
 from rag_exp.data.normalise import holds, searchable
@@ -59,10 +59,11 @@ def evaluate(
     packer: Packer,
     asked: Asked,
     options: EvaluationOptions,
-    sizes: ReaderSizes,
+    sizes: ReaderSizes | None,
     folder: Path,
     trainer: TrainerOptions,
     precision: Precision = "32",
+    reads: type[Reader] | None = None,
 ) -> dict[str, Any]:
     """Score (and write) an answer to every question; write ``folder/predictions.parquet``.
 
@@ -75,14 +76,16 @@ def evaluate(
         packer: makes prompts for ``generator``.
         asked: questions, passages and what was retrieved.
         options: what to score and whether to write answers.
-        sizes: the reader's sizes, for FLOPs.
+        sizes: the reader's sizes, for FLOPs; None where nobody knows them.
         folder: where the predictions go.
         trainer: the machine.
         precision: as in training.
+        reads: how batches are read; :class:`Reader` unless given.
 
     Returns:
         ``questions``, ``metrics`` and ``nulls`` (see :mod:`rag_exp.evaluation.metrics`), ``flops`` (of all reading and
-        writing), ``tokens``, ``seconds`` and ``closed_book`` (questions that had no passage to read).
+        writing; None without ``sizes``), ``tokens``, ``seconds``, ``closed_book`` (questions that had no passage to
+        read) and ``notes`` (sentences for the record).
 
     Raises:
         ConfigError: prompts or answers do not fit the reader.
@@ -96,7 +99,7 @@ def evaluate(
         if trainer.threads is not None:
             torch.set_num_threads(trainer.threads)
         generator.to(device).eval()
-        reader = _Reader(generator, objective, packer, asked, options, device, precision)
+        reader = (reads or Reader)(generator, objective, packer, asked, options, device, precision)
         rows: list[dict[str, Any]] = [{} for _ in range(len(asked.questions))]
         with Ticker("evaluation", len(rows), trainer.progress, unit="questions") as ticker:
             done = 0
@@ -108,28 +111,35 @@ def evaluate(
     finally:
         torch.set_num_threads(threads)
         generator.to("cpu")
-    broken = [asked.questions.ids[q] for q, row in enumerate(rows) if not math.isfinite(row["nll"])]
+    scored = [(id, row["nll"]) for id, row in zip(asked.questions.ids, rows, strict=True) if row["nll"] is not None]
+    broken = [id for id, nll in scored if not math.isfinite(nll)]
     if broken:
         raise TrainingError(
             f"The reader gives no finite probability to the answers of {len(broken)} of {len(rows)} questions (first "
             f"{broken[0]!r}): its weights are broken. Train it with a lower optim.lr, or use another generator."
         )
     _add_facts(rows, asked)
-    path = write_predictions(rows, folder)
+    path = write_predictions(rows, folder, reader.nulls)
     metrics, nulls = metrics_of(read_predictions(path))
     return {
         "questions": len(rows),
         "metrics": metrics,
         "nulls": nulls,
-        "flops": forward_flops(reader.counts, sizes),
+        "flops": None if sizes is None else forward_flops(reader.counts, sizes),
         "tokens": reader.counts.tokens,
         "seconds": time.perf_counter() - start,
         "closed_book": sum(not row["rows"] for row in rows),
+        "notes": reader.notes(),
     }
 
 
-class _Reader:
-    """Reads batches of questions, each with its passages."""
+class Reader:
+    """Reads batches of questions, each with its passages.
+
+    Attributes:
+        counts: tokens read and written so far.
+        nulls: why this way of reading leaves columns of the predictions null, by column.
+    """
 
     def __init__(
         self, generator: Generator, objective: Objective, packer: Packer, asked: Asked, options: EvaluationOptions,
@@ -138,6 +148,7 @@ class _Reader:
         self.generator, self.objective, self.packer, self.asked = generator, objective, packer, asked
         self.options, self.device, self.precision = options, device, precision
         self.counts = TokenCounts()
+        self.nulls: dict[str, str] = {}
         questions, topk = asked.questions, asked.topk
         Q = len(questions)
         if Q == 0:
@@ -182,6 +193,7 @@ class _Reader:
         log_posterior_BK = self.objective.log_posterior(logp_BKT, self._prior(prior_BK, logp_BKT), mask_BT)
         columns: dict[str, list[Any]] = {
             "nll": nll_B.tolist(),
+            "nll_without_end": self._without_end(logp_BKT, mask_BT, prior_BK),
             "nll_any": self._any(items, passages, prior_BK, nll_B),
             "target_tokens": mask_BT.sum(1).tolist(),
             "prediction": predictions,
@@ -198,6 +210,10 @@ class _Reader:
             columns["posterior"] = log_posterior_BK.exp().tolist()
             columns["passage_nll"] = (-sequence_logp(logp_BKT, mask_BT)).tolist()
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def notes(self) -> list[str]:
+        """What a reader of the record should know of how the questions were read; none where all is as usual."""
+        return []
 
     def _pack(self, items: Sequence[int], passages: Sequence[Any], answers: Sequence[Ids]) -> ReaderBatch:
         return self.packer.pack([self._questions[i] for i in items], passages, answers, self.objective.joint)
@@ -228,6 +244,13 @@ class _Reader:
 
     def _nll(self, logp_BKT: Tensor, mask_BT: Tensor, prior_BK: Tensor) -> Tensor:
         return self.objective.nll(logp_BKT, self._prior(prior_BK, logp_BKT), mask_BT)
+
+    def _without_end(self, logp_BKT: Tensor, mask_BT: Tensor, prior_BK: Tensor) -> list[float | None]:
+        """As the NLL, the end token left out; None for an answer that has no other token."""
+        answer_BT = mask_BT & nn.functional.pad(mask_BT[:, 1:], (0, 1))  # all but each row's last target
+        has_one_B = answer_BT.any(1)
+        nll_B = self._nll(logp_BKT, torch.where(has_one_B[:, None], answer_BT, mask_BT), prior_BK)
+        return [x if there else None for x, there in zip(nll_B.tolist(), has_one_B.tolist(), strict=True)]
 
     @staticmethod
     def _prior(prior_BK: Tensor, like_BKX: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rag_exp.data.normalise import normalise
+from rag_exp.evaluation.predictions import column_nulls
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,7 @@ METRICS: dict[str, str] = {
     "nll_se": "standard error of `nll` over questions",
     "nll_per_byte": "summed nats over summed UTF-8 bytes of the answers; comparable across tokenizers",
     "nll_any": "nats per answer where any distinct answer counts: -logsumexp of their log-probabilities",
+    "nll_without_end": "nats per answer as `nll`, the end token left out: all that most hosted readers can say",
     "target_tokens": "tokens per scored answer, end token included",
     "em": "exact match of the written answer after SQuAD normalisation, maximum over answers",
     "f1": "F1 over words after SQuAD normalisation, maximum over answers",
@@ -92,24 +94,26 @@ class _Metrics:
 
         self.values: dict[str, float | None] = {}
         self.nulls: dict[str, str] = {}
+        self._column_nulls = column_nulls(table)
         nll = _floats(table, "nll")
         n = len(nll)
         empty = "no question was asked"
         self.values["questions"] = float(n)
-        self._mean("nll", nll, empty)
+        self._mean("nll", nll, empty, "nll")
         spread = float(np.std(nll, ddof=1) / np.sqrt(n)) if n > 1 else None
-        self._put("nll_se", spread, "one question has no spread")
+        self._put("nll_se", spread, "one question has no spread", "nll")
         size = float(_floats(table, "answer_bytes").sum())
-        self._put("nll_per_byte", float(nll.sum()) / size if size else None, "the answers have no bytes")
-        self._mean("nll_any", _floats(table, "nll_any"), empty)
-        self._mean("target_tokens", _floats(table, "target_tokens"), empty)
+        self._put("nll_per_byte", float(nll.sum()) / size if size else None, "the answers have no bytes", "nll")
+        for name in ("nll_any", "nll_without_end", "target_tokens"):
+            self._mean(name, _floats(table, name), empty, name)
         for name in ("em", "f1"):
             self._mean(name, _floats(table, name), "no answers were written (evaluation.decode=none)")
         self._retrieval(table, nll)
         for name in ("entropy", "entropy_given_gold"):
             self._mean(name, _floats(table, name), f"the questions have no known {name}")
         for name in ("entropy", "entropy_given_gold"):
-            self._mean(f"nll_over_{name}", nll - _floats(table, name), f"the questions have no known {name}")
+            over = nll - _floats(table, name)
+            self._mean(f"nll_over_{name}", over, f"the questions have no known {name}", "nll")
 
     def _retrieval(self, table: pa.Table, nll: np.ndarray) -> None:
         import numpy as np
@@ -142,22 +146,26 @@ class _Metrics:
                 dtype=float,
             )
             joint = "the passages are read jointly" if reads and all(p is None for p in lists) else missed
-            self._mean(f"{name}_on_gold", np.where(hit == 1, on_gold, np.nan), joint)
-        self._mean("nll_gold_found", np.where(hit == 1, nll, np.nan), missed)
+            self._mean(f"{name}_on_gold", np.where(hit == 1, on_gold, np.nan), joint, name)
+        self._mean("nll_gold_found", np.where(hit == 1, nll, np.nan), missed, "nll")
         found_all = "a gold passage was found for every question" if counted.any() else reason
-        self._mean("nll_gold_missed", np.where(hit == 0, nll, np.nan), found_all)
+        self._mean("nll_gold_missed", np.where(hit == 0, nll, np.nan), found_all, "nll")
         read = sum(map(len, rows))
         cut = float(_floats(table, "truncated").sum())
         self._put("truncated", cut / read if read else None, no_passages)
 
-    def _mean(self, name: str, values: np.ndarray, reason: str) -> None:
-        """The mean over questions that have the value (NaN: has none)."""
+    def _mean(self, name: str, values: np.ndarray, reason: str, column: str = "") -> None:
+        """The mean over questions that have the value (NaN: has none); ``column`` as for :meth:`_put`."""
         import numpy as np
 
         there = values[~np.isnan(values)]
-        self._put(name, float(there.mean()) if len(there) else None, reason)
+        self._put(name, float(there.mean()) if len(there) else None, reason, column)
 
-    def _put(self, name: str, value: float | None, reason: str) -> None:
+    def _put(self, name: str, value: float | None, reason: str, column: str = "") -> None:
+        """Note a metric. Where the reader left ``column`` null, be it for some questions only, it has no value: a mean
+        over the others would be one of other questions than its neighbours'."""
+        if column in self._column_nulls:
+            value, reason = None, self._column_nulls[column]
         self.values[name] = value
         if value is None:
             self.nulls[name] = reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE = "predictions.parquet"
+NULLS = b"rag_exp.nulls"  # key of the file's metadata
 
 # name -> (Arrow type, what it holds). Lists over passages are in the order of retrieval, best first.
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -23,6 +26,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "target_tokens": ("int32", "its tokens, end token included"),
     "answer_bytes": ("int32", "its UTF-8 bytes"),
     "nll": ("double", "-log p(target) in nats, the sum over its tokens, end token included"),
+    "nll_without_end": ("double", "the same without the end token; null for an answer that has no other token"),
     "nll_any": ("double", "-log of the summed probability of the distinct answers (at most evaluation.max_answers)"),
     "prediction": ("string", "the answer that was written; null where nothing is decoded"),
     "em": ("double", "SQuAD exact match of `prediction`, maximum over answers"),
@@ -61,14 +65,27 @@ def schema() -> pa.Schema:
     return pa.schema([(name, types[kind]) for name, (kind, _) in COLUMNS.items()])
 
 
-def write_predictions(rows: list[dict[str, object]], folder: Path) -> Path:
-    """Write one row a question (keys as :data:`COLUMNS`) to ``folder/predictions.parquet``."""
+def write_predictions(rows: list[dict[str, object]], folder: Path, nulls: Mapping[str, str] | None = None) -> Path:
+    """Write one row a question (keys as :data:`COLUMNS`) to ``folder/predictions.parquet``.
+
+    Args:
+        nulls: why the reader left columns null, by column; kept in the file (:func:`column_nulls`).
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = folder / FILE
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema()), path, compression="zstd")
+    table = pa.Table.from_pylist(rows, schema=schema())
+    if nulls:
+        table = table.replace_schema_metadata({NULLS: json.dumps(dict(nulls))})
+    pq.write_table(table, path, compression="zstd")
     return path
+
+
+def column_nulls(table: pa.Table) -> dict[str, str]:
+    """Why columns of a predictions table are null for some or all questions, as :func:`write_predictions` was told."""
+    kept = (table.schema.metadata or {}).get(NULLS)
+    return {} if kept is None else json.loads(kept)
 
 
 def read_predictions(path: Path) -> pa.Table:

@@ -28,9 +28,11 @@ class GeneratorOptions(Options):
 
     Attributes:
         own_vocabulary: True where the generator brings its own; False where it takes the one trained on the corpus.
+        hosted: True where it runs elsewhere and is asked by text: it has no weights here, so it does not train.
     """
 
     own_vocabulary: ClassVar[bool] = False
+    hosted: ClassVar[bool] = False
 
     def peak_lr(self) -> float:
         """What ``training.warmup.lr=auto`` means for this generator: a peak learning rate of AdamW."""
@@ -48,19 +50,24 @@ class GeneratorOptions(Options):
         """Parameters by group; the groups sum to the total, and tied parameters count once.
 
         Groups: embedding, position, attention, cross_attention, mlp, norm, head (and other, where a name says nothing).
+        Empty where nobody knows them (a hosted generator).
         """
         raise NotImplementedError
 
-    def non_embedding(self) -> int:
-        """N: parameters outside the embedding, position and head groups."""
+    def non_embedding(self) -> int | None:
+        """N: parameters outside the embedding, position and head groups; None where nobody knows them."""
         return sum(n for group, n in self.parameter_counts().items() if group not in EMBEDDING_GROUPS)
 
-    def sizes(self) -> ReaderSizes:
-        """What the FLOP formula needs."""
+    def sizes(self) -> ReaderSizes | None:
+        """What the FLOP formula needs; None where nobody knows it."""
         raise NotImplementedError
 
     def problems(self, path: str = "generator") -> list[str]:
         """What keeps this generator from being built: sentences that start with the config path."""
+        return []
+
+    def unready(self, path: str = "generator") -> list[str]:
+        """What keeps this generator from answering now, asked before the first run starts: sentences as above."""
         return []
 
     def content(self, digests: ContentDigests) -> dict[str, Any]:

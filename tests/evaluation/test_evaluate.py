@@ -81,6 +81,7 @@ def test_against_a_loop_by_hand(towns, tmp_path, objective):
         assert r["rows"] == read
         assert r["prior"] == pytest.approx(prior, rel=1e-5)
         assert r["nll"] == pytest.approx(marginal(objective.kind, prior, logp), abs=2e-5)
+        assert r["nll_without_end"] == pytest.approx(marginal(objective.kind, prior, logp[:, :-1]), abs=2e-5)
         assert r["passage_nll"] == pytest.approx(-logp.sum(1), abs=2e-5)
         posterior = prior * np.exp(logp.sum(1))
         assert r["posterior"] == pytest.approx(posterior / posterior.sum(), rel=1e-4)

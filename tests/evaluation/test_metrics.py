@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rag_exp.core.errors import DataError
 from rag_exp.evaluation.metrics import METRICS, exact_match, f1_score, gold_recall, metrics_of
-from rag_exp.evaluation.predictions import COLUMNS, read_predictions, schema, write_predictions
+from rag_exp.evaluation.predictions import COLUMNS, column_nulls, read_predictions, schema, write_predictions
 
 
 # SQuAD's official script gives these values.
@@ -59,7 +59,8 @@ def row(**given):
     """A one-hop question with everything known; ``given`` overrides."""
     base = {
         "id": "q", "question": "?", "template": "", "hops": 1, "answers": ["a"], "target": "a", "target_tokens": 2,
-        "answer_bytes": 4, "nll": 1.0, "nll_any": 0.5, "prediction": "a", "em": 1.0, "f1": 1.0, "rows": [5, 6],
+        "answer_bytes": 4, "nll": 1.0, "nll_without_end": 0.75, "nll_any": 0.5, "prediction": "a",
+        "em": 1.0, "f1": 1.0, "rows": [5, 6],
         "scores": [2.0, 1.0], "prior": [0.75, 0.25], "posterior": [0.5, 0.5], "passage_nll": [1.0, 1.0], "truncated": 0,
         "gold": [5], "gold_of": [0], "gold_rank": 1, "gold_in_corpus": True, "gold_found": True, "answer_found": True,
         "entropy": 0.75, "entropy_given_gold": 0.25,
@@ -87,6 +88,7 @@ def test_a_table_by_hand():
         "nll_se": math.sqrt(26 / 3) / 2,  # deviations -3, -1, 4, 0
         "nll_per_byte": 16 / 24,
         "nll_any": 0.5,
+        "nll_without_end": 0.75,
         "target_tokens": 2.0,
         "em": 0.75,
         "f1": 0.875,
@@ -115,7 +117,7 @@ def test_what_does_not_apply_is_null_with_a_reason():
     metrics, nulls = metrics_of(table_of([row(**closed, **unknown, em=None, f1=None, entropy_given_gold=None)]))
     missing = {name for name, value in metrics.items() if value is None}
     assert missing == set(nulls)
-    assert missing == set(METRICS) - {"questions", "nll", "nll_per_byte", "nll_any", "target_tokens"}
+    assert missing == set(METRICS) - {"questions", "nll", "nll_per_byte", "nll_any", "nll_without_end", "target_tokens"}
     assert nulls["em"] == "no answers were written (evaluation.decode=none)"
     assert nulls["gold_recall@k"] == "no passages are read"
     assert nulls["nll_se"] == "one question has no spread"
@@ -142,6 +144,23 @@ def test_predictions_survive_the_file(tmp_path):
     assert read_predictions(path).column_names == list(COLUMNS)
     with pytest.raises(DataError, match="no readable predictions"):
         read_predictions(tmp_path / "nothing.parquet")
+
+
+def test_what_the_reader_left_null_has_no_metric_even_where_some_questions_have_a_value(tmp_path):
+    rows = [row(id="q1"), row(id="q2", nll=None, posterior=None)]
+    why = {"nll": "q2 could not be scored", "posterior": "nor explained"}
+    write_predictions(rows, tmp_path, why)
+    table = read_predictions(tmp_path)
+    assert column_nulls(table) == why
+    metrics, nulls = metrics_of(table)
+    of_nll = ["nll", "nll_se", "nll_per_byte", "nll_gold_found", "nll_gold_missed"]
+    of_nll += ["nll_over_entropy", "nll_over_entropy_given_gold"]
+    assert {name: nulls.get(name) for name in METRICS if metrics[name] is None} == {
+        **dict.fromkeys(of_nll, why["nll"]),
+        "posterior_on_gold": why["posterior"],
+    }
+    assert metrics["nll_without_end"] == 0.75
+    assert column_nulls(table_of(rows)) == {}
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
