@@ -21,7 +21,8 @@ from rag_exp.data.questions import QuestionTable
 from rag_exp.evaluation.metrics import exact_match, f1_score, gold_recall, metrics_of
 from rag_exp.evaluation.options import EvaluationOptions
 from rag_exp.evaluation.predictions import read_predictions, write_predictions
-from rag_exp.models.decoding import fast_sequence, greedy, greedy_token_marginal
+from rag_exp.models.decoding.greedy import greedy, greedy_token_marginal
+from rag_exp.models.decoding.sequence import fast_sequence
 from rag_exp.models.flops import ReaderSizes, TokenCounts, forward_flops
 from rag_exp.models.marginalize import doc_logprior, sequence_logp
 from rag_exp.models.objectives import Objective
