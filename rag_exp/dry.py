@@ -144,7 +144,7 @@ def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Ite
 
 def _prompts(config: configs.RunConfig, setting: Setting) -> int:
     """Prompts a question: one for each passage, unless all stand in one (or there are none)."""
-    return 1 if config.objective.joint else max(setting.k, 1)
+    return int(config.objective.prompts(setting.k))
 
 
 def reading_bound(config: configs.RunConfig, rows: int) -> TokenCounts:

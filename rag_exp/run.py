@@ -375,7 +375,7 @@ def _room_problems(config: RunConfig, steps: RunSteps, store: Store, splits: dic
     for split, questions in splits.items():
         k = steps.train.k if split == "train" else steps.asked.k
         asked, answers = packer.tokens(questions.questions, "question"), packer.tokens(questions.targets, "answer")
-        found += packer.room_problems(asked, answers, k if config.objective.joint else min(k, 1))
+        found += packer.room_problems(asked, answers, config.objective.in_one_prompt(k))
     return found
 
 

@@ -85,18 +85,36 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
             f"evaluation.source: {asked.source}: the model is trained without passages (retrieval.source=none), "
             "so it cannot be asked with them."
         )
-    if config.retriever.train != "frozen":
-        where = f"retriever.train: {config.retriever.train}"
+    found += objective_problems(config, train)
+    return list(dict.fromkeys(found))
+
+
+def objective_problems(config: RunConfig, train: Setting) -> list[str]:
+    """What of objective, retriever and source does not go together: one sentence each."""
+    found = []
+    objective, trains, named = config.objective, config.retriever.train, f"objective={config.objective.kind}"
+    if objective.reading == "none" and train.source != "none":
+        found.append(f"retrieval.source: {train.source}: {named} reads no passages; use retrieval=closed_book.")
+    if config.training.steps > 0 and train.source != "none" and trains == "frozen" and objective.evidence != "none":
+        if objective.trains_reader:
+            mend = "use retriever.train=query or both, or an objective of the reader alone, such as rag_sequence"
+        else:
+            mend = "nor does the reader: use training.steps=0 to ask it as it is, or retriever.train=query"
+        found.append(f"retriever.train: frozen: {named} teaches a retriever, and none trains; {mend}.")
+    if config.training.steps > 0 and train.source == "none" and not objective.trains_reader:
+        found.append(f"training.steps: without passages {named} has nothing to train; use training.steps=0.")
+    if trains != "frozen":
+        where = f"retriever.train: {trains}"
         if train.source == "index" and train.index.needs != "vectors":
             found.append(f"{where}: index={train.index.kind} has no encoder to train; use retriever.train=frozen.")
-        if config.objective.joint:
+        if objective.reading == "concat" and objective.evidence == "none":
             found.append(
-                f"{where}: objective={config.objective.kind} reads all passages in one prompt and has no prior, so the "
-                "retriever would get no gradient; use retriever.train=frozen."
+                f"{where}: objective={objective.kind} reads all passages together and has no prior, so the retriever "
+                "would get no gradient; use retriever.train=frozen, or an objective that teaches it (emdr2, pdist)."
             )
         if train.source in ("oracle", "random"):
             found.append(f"{where}: retrieval.source={train.source} does not retrieve; use retriever.train=frozen.")
-    return list(dict.fromkeys(found))
+    return found
 
 
 def setting_problems(config: RunConfig, setting: Setting, size: int | None, asked: bool) -> list[str]:

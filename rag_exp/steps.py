@@ -287,7 +287,7 @@ class _Planner:
         training = {k: v for k, v in config.training.identity().items() if k not in elsewhere}
         fields = {
             **common,
-            "prompt": config.prompt.identity_for(config.objective.joint),
+            "prompt": config.prompt.identity_for(config.objective.reading == "concat"),
             "objective": config.objective.identity(),
             "training": training,
             "optim": stage_optim(config.optim, self.recipe.lr),
@@ -323,7 +323,7 @@ class _Planner:
         fields: dict[str, Any] = {
             "evaluation": options,
             "generator": self.generator,
-            "prompt": config.prompt.identity_for(config.objective.joint),
+            "prompt": config.prompt.identity_for(config.objective.reading == "concat"),
             "objective": config.objective.identity(),
             "precision": self.precision,
         }

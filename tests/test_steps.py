@@ -140,6 +140,12 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["retrieval=closed_book", "evaluation.source=index"], "trained without passages"),
         (["retriever=query", "index=bm25"], "no encoder to train"),
         (["retriever=both", "retrieval=oracle"], "does not retrieve"),
+        (["retriever=query", "objective=concat"], "would get no gradient"),
+        (["objective=closed_book"], "objective=closed_book reads no passages; use retrieval=closed_book"),
+        (["objective=emdr2"], "teaches a retriever, and none trains; use retriever.train=query"),
+        (["objective=pdist", "retrieval=oracle"], "teaches a retriever, and none trains"),
+        (["objective=ensemble"], "nor does the reader: use training.steps=0"),
+        (["objective=ensemble", "retrieval=closed_book"], "has nothing to train; use training.steps=0"),
     ],
 )
 def test_what_is_wrong_across_fields_is_said_before_any_work(overrides, says):
@@ -157,3 +163,24 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
     other = steps("evaluation.growth=distractor")
     assert other.roles["evaluation_passages"].key != base.roles["passages"].key
     assert other.roles["checkpoint"].key == base.roles["checkpoint"].key
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["objective=closed_book", "retrieval=closed_book"],
+        ["objective=emdr2", "retriever=query"],
+        ["objective=emdr2", "retriever=query", "retrieval=closed_book"],  # the closed-book arm of such a study
+        ["objective=pdist", "retriever=both", "objective.reader=concat"],
+        ["objective=ensemble", "training.steps=0"],
+        ["objective=ensemble", "retriever=query"],
+    ],
+)
+def test_objectives_that_go_with_the_rest(base, overrides):
+    assert steps(*overrides).run_id != base.run_id
+
+
+def test_the_first_objectives_are_named_as_ever(base):
+    """Run ids of before there were others: a study that was run is not run again."""
+    assert base.roles["checkpoint"].fields["objective"] == {"kind": "rag_sequence"}
+    assert base.roles["evaluation"].fields["objective"] == {"kind": "rag_sequence"}

@@ -150,6 +150,7 @@ class Reader:
         self.options, self.device, self.precision = options, device, precision
         self.counts = TokenCounts()
         self.nulls: dict[str, str] = {}
+        self._joint = objective.reading == "concat"
         questions, topk = asked.questions, asked.topk
         Q = len(questions)
         if Q == 0:
@@ -160,7 +161,7 @@ class Reader:
         self._targets = packer.tokens(questions.targets, "answer")
         self._width_Q = topk.mask_QK.sum(1) if topk is not None else np.zeros(Q, np.int64)
         widest = int(self._width_Q.max())
-        problems = packer.room_problems(self._questions, self._targets, widest if objective.joint else min(widest, 1))
+        problems = packer.room_problems(self._questions, self._targets, objective.in_one_prompt(widest))
         if problems:
             raise ConfigError(problems)
         self._tokens = PassageTokens(packer, asked.passages) if asked.passages is not None else None
@@ -170,7 +171,7 @@ class Reader:
         length_Q = np.array([len(q) + len(a) for q, a in zip(self._questions, self._targets, strict=True)])
         if self.asked.topk is not None and self.asked.passages is not None:
             characters_QK = passage_characters(self.asked.passages, self.asked.topk.ids_QK)
-            length_Q = length_Q + (characters_QK.sum(1) if self.objective.joint else characters_QK.max(1))
+            length_Q = length_Q + (characters_QK.sum(1) if self._joint else characters_QK.max(1))
         order = np.lexsort((-length_Q, -self._width_Q))
         for items in np.split(order, np.flatnonzero(np.diff(self._width_Q[order])) + 1):
             for start in range(0, len(items), self.options.batch_size):
@@ -217,7 +218,7 @@ class Reader:
         return []
 
     def _pack(self, items: Sequence[int], passages: Sequence[Any], answers: Sequence[Ids]) -> ReaderBatch:
-        return self.packer.pack([self._questions[i] for i in items], passages, answers, self.objective.joint)
+        return self.packer.pack([self._questions[i] for i in items], passages, answers, self._joint)
 
     def _score(self, batch: ReaderBatch, prior_BK: Tensor, write: bool) -> tuple[Tensor, Tensor, list[str | None]]:
         """Log-probabilities of the batch's answers, float64 [B, K, T], their mask [B, T], and answers if written."""
@@ -229,7 +230,7 @@ class Reader:
                 # The options of prompt and evaluation each bound an answer; the prompt keeps room for its own only.
                 most = min(self.options.max_new_tokens, self.packer.options.max_answer_tokens)
                 log_prior_BK = self._prior(prior_BK, batch.input_ids_NL.view(B, batch.per_question, -1)).to(self.device)
-                if self.objective.kind == "rag_token":  # type: ignore[attr-defined]
+                if self.objective.marginal == "token":
                     written = greedy_token_marginal(self.generator, batch, log_prior_BK, most)
                     best = written.ids
                 else:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rag_exp.models.flops import ReaderSizes, TokenCounts, training_flops
+from rag_exp.models.flops import ReaderSizes, TokenCounts, forward_flops, training_flops
 
 CURVE_POINTS = 100
 
@@ -20,7 +20,8 @@ class Meter:
         window: points of the curve are so many steps apart, or a multiple: batches are sorted by length within a
             window of steps (see ``BatchOrder``), so only a whole window's mean is fair.
         done: steps finished.
-        counts: tokens read, padding left out.
+        counts: tokens read and trained on, padding left out.
+        scored: tokens read without gradients, to teach a retriever.
         passages, truncated: passages read, and those of them that were cut to fit the context.
         seconds: wall time of the steps, over all the processes that worked on the stage.
         curve: (steps done, mean loss since the point before), at most about a hundred points.
@@ -30,6 +31,7 @@ class Meter:
     window: int = 1
     done: int = 0
     counts: TokenCounts = field(default_factory=TokenCounts)
+    scored: TokenCounts = field(default_factory=TokenCounts)
     passages: int = 0
     truncated: int = 0
     seconds: float = 0.0
@@ -37,9 +39,16 @@ class Meter:
     _sum: float = 0.0
     _terms: int = 0
 
-    def read(self, counts: TokenCounts, passages: int, truncated: int) -> None:
+    def read(
+        self,
+        counts: TokenCounts,
+        passages: int,
+        truncated: int,
+        scored: TokenCounts = TokenCounts(),  # noqa: B008
+    ) -> None:
         """A batch was read."""
         self.counts += counts
+        self.scored += scored
         self.passages += passages
         self.truncated += truncated
 
@@ -68,7 +77,8 @@ class Meter:
     def of(cls, facts: dict[str, Any]) -> Meter:
         """The meter that :meth:`facts` came from."""
         curve = [(int(step), float(loss)) for step, loss in facts["curve"]]
-        return cls(**{**facts, "counts": TokenCounts(**facts["counts"]), "curve": curve})
+        counts = {name: TokenCounts(**facts[name]) for name in ("counts", "scored") if name in facts}
+        return cls(**{**facts, **counts, "curve": curve})
 
     def stats(self, sizes: ReaderSizes) -> dict[str, Any]:
         """The stage in a record: see the keys' names; ``truncated`` is a share, null where no passage was read."""
@@ -77,7 +87,8 @@ class Meter:
             "tokens": self.counts.tokens,
             "target_tokens": self.counts.target_tokens,
             "rows": self.counts.rows,
-            "flops": training_flops(self.counts, sizes),
+            "scored_tokens": self.scored.tokens,
+            "flops": training_flops(self.counts, sizes) + forward_flops(self.scored, sizes),
             "seconds": self.seconds,
             "passages": self.passages,
             "truncated": self.truncated / self.passages if self.passages else None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,10 @@ from torch.optim import Optimizer
 
 from rag_exp.core.errors import TrainingError
 from rag_exp.core.rng import derive
-from rag_exp.models.marginalize import doc_logprior
-from rag_exp.models.objectives import Objective
-from rag_exp.models.packing import ReaderBatch
+from rag_exp.models.evidence import each_apart, undisturbed
+from rag_exp.models.flops import TokenCounts
+from rag_exp.models.marginalize import doc_logprior, sequence_logp
+from rag_exp.models.objective import Objective
 from rag_exp.models.reader import Generator
 from rag_exp.retrieval.live import LiveRetriever
 from rag_exp.training.meter import Meter
@@ -35,7 +38,7 @@ class RagModule(pl.LightningModule):
 
     Args:
         generator: the reader; trained in place.
-        objective: maps log-probabilities to nats per answer.
+        objective: how the reader reads, and what of that becomes the loss.
         data: the stage's questions, for a live retriever to search and pack.
         optim: optimiser options.
         peak_lr: peak learning rate of this stage.
@@ -73,33 +76,60 @@ class RagModule(pl.LightningModule):
 
     def training_step(self, reading: Reading, batch_idx: int) -> Tensor:
         self._reseed(reading.step)
-        reader, scores_BK, mask_BK = reading.reader, reading.scores_BK, reading.mask_BK
-        passages = reading.passages
-        if reader is None:
-            reader, scores_BK, mask_BK, passages = self._search(reading)
-        nll_B = self.nll(reader, scores_BK, mask_BK)
-        loss = nll_B.mean()
+        if reading.reader is None:
+            reading = self._search(reading)
+        loss = self.loss(reading)
         self._watch(reading.step, loss)
-        self.meter.read(reader.counts, passages, reader.truncated_passages)
+        self._count(reading)
         return loss
 
-    def nll(self, reader: ReaderBatch, scores_BK: Tensor | None, mask_BK: Tensor | None) -> Tensor:
-        """Nats per answer, shape [B], of a packed batch."""
-        logp_NT = self.generator.token_logp(reader)
-        logp_BKT = logp_NT.view(-1, reader.per_question, logp_NT.shape[-1])
-        if scores_BK is None or self.objective.joint:
-            prior_BK = logp_BKT.new_zeros(logp_BKT.shape[:2])
-        else:
-            prior_BK = doc_logprior(scores_BK, mask_BK, self.temperature)
-        return self.objective.nll(logp_BKT, prior_BK, reader.target_mask_BT)
+    def loss(self, reading: Reading) -> Tensor:
+        """What a step minimises: nats per answer and the retriever's term, each averaged over questions.
 
-    def _search(self, reading: Reading) -> tuple[ReaderBatch, Tensor, Tensor, int]:
-        """Let the live retriever choose the passages, and pack them."""
+        An objective that does not train its reader leaves the first out.
+        """
+        assert reading.reader is not None
+        objective, reader = self.objective, reading.reader
+        prior_BK = None
+        if reading.scores_BK is not None:
+            prior_BK = doc_logprior(reading.scores_BK, reading.mask_BK, self.temperature)
+        with nullcontext() if objective.trains_reader else undisturbed(self.generator):
+            logp_NT = self.generator.token_logp(reader)
+        logp_BKT = logp_NT.view(-1, reader.per_question, logp_NT.shape[-1])
+        terms = []
+        if objective.trains_reader:
+            one_each = prior_BK is not None and objective.reading == "each"
+            over_BK = prior_BK if one_each else logp_BKT.new_zeros(logp_BKT.shape[:2])
+            terms.append(objective.nll(logp_BKT, over_BK, reader.target_mask_BT).mean())
+        if objective.evidence != "none" and prior_BK is not None:
+            term_B = objective.retriever_loss(self._evidence(reading, logp_BKT), prior_BK)
+            terms.append(objective.retriever_weight * term_B.mean())
+        return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+
+    def _evidence(self, reading: Reading, logp_BKT: Tensor) -> Tensor:
+        """What the reader says of each passage, shape [B, K], without gradients to it."""
+        assert reading.reader is not None
+        if self.objective.evidence == "own":
+            return sequence_logp(logp_BKT.detach(), reading.reader.target_mask_BT)
+        assert reading.evidence is not None, "the stage's data were made for another objective"
+        return each_apart(self.generator, reading.evidence)
+
+    def _search(self, reading: Reading) -> Reading:
+        """The same questions with the passages that the live retriever chooses now."""
         assert self.live is not None
         rows_BK, scores_BK = self.live.search(self.stage.wording(reading.items), self.stage.k)
-        mask_BK = torch.from_numpy(rows_BK >= 0).to(self.device)
-        reader = self.stage.pack(reading.items, rows_BK).to(self.device)
-        return reader, scores_BK, mask_BK, int((rows_BK >= 0).sum())
+        read = self.stage.read(reading.step, reading.items, rows_BK).to(self.device)
+        return replace(read, scores_BK=scores_BK)
+
+    def _count(self, reading: Reading) -> None:
+        """Note what the step read: with gradients, and beside it what was read without."""
+        assert reading.reader is not None
+        read, scored = reading.reader.counts, TokenCounts()
+        if not self.objective.trains_reader:
+            read, scored = scored, read
+        if reading.evidence is not None:
+            scored += reading.evidence.counts
+        self.meter.read(read, reading.passages, reading.reader.truncated_passages, scored)
 
     def _reseed(self, step: int) -> None:
         """Make this step's dropout a function of seed and step alone, and set its learning rate."""
@@ -114,7 +144,8 @@ class RagModule(pl.LightningModule):
         if self.live is not None:
             for encoder in (self.live.question_encoder, self.live.passage_encoder):
                 others += encoder.parameter_groups(self.retriever_lr) if encoder is not None else []
-        return build_optimizer(self.generator.parameters(), self.optim, self.peak_lr, others)
+        reader = self.generator.parameters() if self.objective.trains_reader else ()
+        return build_optimizer(reader, self.optim, self.peak_lr, others)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

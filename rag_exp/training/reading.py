@@ -13,11 +13,13 @@ from torch import Tensor
 from rag_exp.core.errors import ConfigError, DataError
 from rag_exp.data.passages import PassageTable
 from rag_exp.data.questions import QuestionTable
+from rag_exp.models.objectives import Objective, RagSequence
 from rag_exp.models.packing import Ids, Packer, ReaderBatch
 from rag_exp.models.packing import Passage as PassageIds
 from rag_exp.retrieval.results import SearchResult
 
 ABSENT: PassageIds = ([], [])
+TENSORS = ("reader", "scores_BK", "mask_BK", "evidence")  # of a Reading, what moves to another device
 
 
 class PassageTokens:
@@ -55,6 +57,7 @@ class Reading:
         items: its questions, as positions in the stage's list.
         passages: how many passages it reads.
         reader: the packed rows; None where a live retriever has yet to choose the passages.
+        evidence: the rows of the second reading that the retriever's term needs; None where it needs none.
         scores_BK, mask_BK: retrieval scores, and where there is a passage; None where nothing is retrieved.
     """
 
@@ -64,20 +67,20 @@ class Reading:
     reader: ReaderBatch | None
     scores_BK: Tensor | None
     mask_BK: Tensor | None
+    evidence: ReaderBatch | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Reading:
         """The batch with its tensors on ``device``."""
         moved: dict[str, Any] = {
             name: part.to(device, non_blocking=non_blocking)
-            for name in ("reader", "scores_BK", "mask_BK")
+            for name in TENSORS
             if (part := getattr(self, name)) is not None
         }
         return replace(self, **moved)
 
     def pin_memory(self) -> Reading:
         """The batch in page-locked memory (called by torch's DataLoader)."""
-        parts = ("reader", "scores_BK", "mask_BK")
-        return replace(self, **{n: part.pin_memory() for n in parts if (part := getattr(self, n)) is not None})
+        return replace(self, **{n: part.pin_memory() for n in TENSORS if (part := getattr(self, n)) is not None})
 
 
 class StageData:
@@ -90,21 +93,21 @@ class StageData:
         left_out: how many questions were left out for want of a passage to read.
         lengths: int64 [items], the characters of the longest prompt of each, to batch like with like.
         k: passages a question; 0 for closed book.
-        joint: whether a question's passages stand in one prompt.
+        objective: how they are read.
     """
 
     def __init__(
         self, packer: Packer, questions: QuestionTable, keep: np.ndarray, passages: PassageTable | None,
-        rows_QK: np.ndarray | None, scores_QK: np.ndarray | None, k: int, joint: bool,
+        rows_QK: np.ndarray | None, scores_QK: np.ndarray | None, k: int, objective: Objective,
     ):  # fmt: skip
-        self.packer, self.k, self.joint = packer, k, joint
+        self.packer, self.k, self.objective = packer, k, objective
         wording, targets = questions.questions, questions.targets
         self.texts = [wording[q] for q in keep]
         self.left_out = len(questions) - len(keep)
         answers = [targets[q] for q in keep]
         self._questions: list[Ids] = packer.tokens(self.texts, "question")
         self._answers: list[Ids] = packer.tokens(answers, "answer")
-        problems = packer.room_problems(self._questions, self._answers, k if joint else min(k, 1))
+        problems = packer.room_problems(self._questions, self._answers, objective.in_one_prompt(k))
         if problems:
             raise ConfigError(problems)
         self._rows_QK, self._scores_QK = rows_QK, scores_QK
@@ -113,7 +116,7 @@ class StageData:
         if rows_QK is not None:
             assert passages is not None
             chars_QK = passage_characters(passages, rows_QK)
-            self.lengths += chars_QK.sum(1) if joint else chars_QK.max(1)
+            self.lengths += chars_QK.sum(1) if objective.reading == "concat" else chars_QK.max(1)
 
     @classmethod
     def gold(cls, packer: Packer, questions: QuestionTable, passages: PassageTable) -> StageData:
@@ -134,12 +137,13 @@ class StageData:
                 "(training.warmup.steps=0) or use questions with gold ids."
             )
         rows_Q1 = np.array([[gold[q][0] if hops[q] == 1 else gold[q][-1]] for q in keep], dtype=np.int64)
-        return cls(packer, questions, keep, passages, rows_Q1, np.zeros(rows_Q1.shape, np.float32), 1, False)
+        return cls(packer, questions, keep, passages, rows_Q1, np.zeros(rows_Q1.shape, np.float32), 1, RagSequence())
 
     @classmethod
     def retrieved(
-        cls, packer: Packer, questions: QuestionTable, passages: PassageTable, topk: SearchResult, joint: bool = False
-    ) -> StageData:
+        cls, packer: Packer, questions: QuestionTable, passages: PassageTable, topk: SearchResult,
+        objective: Objective | None = None,
+    ) -> StageData:  # fmt: skip
         """Each question with its cached top-k; questions for which nothing was retrieved are left out.
 
         Raises:
@@ -152,7 +156,7 @@ class StageData:
         if len(keep) == 0:
             raise DataError("No passage was retrieved for any training question; there is nothing to train on.")
         kept = topk.of_queries(keep)
-        return cls(packer, questions, keep, passages, kept.ids_QK, kept.scores_QK, topk.k, joint)
+        return cls(packer, questions, keep, passages, kept.ids_QK, kept.scores_QK, topk.k, objective or RagSequence())
 
     @classmethod
     def closed_book(cls, packer: Packer, questions: QuestionTable) -> StageData:
@@ -161,48 +165,58 @@ class StageData:
         Raises:
             ConfigError: prompts do not fit the reader.
         """
-        return cls(packer, questions, np.arange(len(questions)), None, None, None, 0, False)
+        return cls(packer, questions, np.arange(len(questions)), None, None, None, 0, RagSequence())
 
     @classmethod
     def live(
-        cls, packer: Packer, questions: QuestionTable, passages: PassageTable, k: int, joint: bool = False
-    ) -> StageData:
+        cls, packer: Packer, questions: QuestionTable, passages: PassageTable, k: int,
+        objective: Objective | None = None,
+    ) -> StageData:  # fmt: skip
         """Each question with the ``k`` passages that a retriever, itself in training, will find at that step.
 
         Raises:
             ConfigError: prompts do not fit the reader.
         """
-        return cls(packer, questions, np.arange(len(questions)), passages, None, None, k, joint)
+        return cls(packer, questions, np.arange(len(questions)), passages, None, None, k, objective or RagSequence())
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def reading(self, step: int, items: np.ndarray) -> Reading:
         """The batch of ``items`` (int64 [B])."""
-        if self._rows_QK is None:
-            reader = self.pack(items, np.empty((len(items), 0), np.int64)) if self.k == 0 else None
-            return Reading(step, items, 0, reader, None, None)
-        assert self._scores_QK is not None
-        rows_BK = self._rows_QK[items]
-        mask_BK = rows_BK >= 0
-        scores_BK = np.where(mask_BK, self._scores_QK[items], 0.0).astype(np.float32)
-        return Reading(
-            step,
-            items,
-            int(mask_BK.sum()),
-            self.pack(items, rows_BK),
-            torch.from_numpy(scores_BK),
-            torch.from_numpy(mask_BK),
-        )
+        if self._rows_QK is not None:
+            return self.read(step, items, self._rows_QK[items])
+        if self.k == 0:
+            return self.read(step, items, np.empty((len(items), 0), np.int64))
+        return Reading(step, items, 0, None, None, None)
 
-    def pack(self, items: np.ndarray, rows_BK: np.ndarray) -> ReaderBatch:
-        """The reader's rows for ``items`` with the passages at ``rows_BK`` (negative: none), targets included."""
+    def read(self, step: int, items: np.ndarray, rows_BK: np.ndarray) -> Reading:
+        """The batch of ``items`` with the passages at ``rows_BK`` (negative: none), targets included.
+
+        Its scores are the cached ones; where passages are not cached the retriever that chose them has theirs.
+        """
         passages: Sequence[Sequence[PassageIds]] = [[] for _ in items]
+        scores_BK = mask_BK = evidence = None
         if rows_BK.shape[1]:
             assert self._tokens is not None
             passages = self._tokens(rows_BK)
+            mask_BK = rows_BK >= 0
+            if self._scores_QK is not None:
+                scores_BK = np.where(mask_BK, self._scores_QK[items], 0.0).astype(np.float32)
         questions, answers = [self._questions[i] for i in items], [self._answers[i] for i in items]
-        return self.packer.pack(questions, passages, answers, self.joint)
+        joint = self.objective.reading == "concat"
+        reader = self.packer.pack(questions, passages, answers, joint)
+        if self.objective.evidence == "each" and mask_BK is not None:
+            evidence = self.packer.pack(questions, passages, answers)
+        return Reading(
+            step,
+            items,
+            int(mask_BK.sum()) if mask_BK is not None else 0,
+            reader,
+            torch.from_numpy(scores_BK) if scores_BK is not None else None,
+            torch.from_numpy(mask_BK) if mask_BK is not None else None,
+            evidence,
+        )
 
     def wording(self, items: Iterable[int]) -> list[str]:
         """The questions of ``items``."""

@@ -89,7 +89,7 @@ def train_marginal(
 
     Args:
         trainee: reader and recipe (``options.steps`` and beside).
-        objective: the marginal, or joint reading.
+        objective: what the passages are read by, and what is minimised.
         questions: training questions.
         passages: the corpus; None for closed book.
         topk: what was retrieved for each question, cached; None where ``live`` searches or nothing is read.
@@ -107,14 +107,14 @@ def train_marginal(
         ConfigError: prompts do not fit the reader.
         TrainingError: the loss is not finite.
     """
-    packer, joint = trainee.packer, objective.joint
+    packer = trainee.packer
     if passages is None or (topk is None and live is None):
         data = StageData.closed_book(packer, questions)
     elif live is not None:
-        data = StageData.live(packer, questions, passages, k, joint)
+        data = StageData.live(packer, questions, passages, k, objective)
     else:
         assert topk is not None
-        data = StageData.retrieved(packer, questions, passages, topk, joint)
+        data = StageData.retrieved(packer, questions, passages, topk, objective)
     return _fit(trainee, "marginal", trainee.options, objective, data, temperature, live, refresh_every, retriever_lr)
 
 

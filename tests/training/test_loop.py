@@ -52,9 +52,9 @@ def train(
     return reader, stats
 
 
-def retrieved(towns, joint=False):
+def retrieved(towns, objective=None):
     topk = random_result(towns.questions.ids, 3, len(towns.table), 0)
-    return StageData.retrieved(towns.packer, towns.questions, towns.table, topk, joint)
+    return StageData.retrieved(towns.packer, towns.questions, towns.table, topk, objective)
 
 
 def same(a, b):
@@ -227,12 +227,12 @@ def test_seeds_matter(towns, unbroken):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(towns, tmp_path, monkeypatch):
-    nll = RagModule.nll
+    loss = RagModule.loss
 
     def poisoned(self, *args):
-        return nll(self, *args) * (math.nan if self.meter.done == 9 else 1.0)
+        return loss(self, *args) * (math.nan if self.meter.done == 9 else 1.0)
 
-    monkeypatch.setattr(RagModule, "nll", poisoned)
+    monkeypatch.setattr(RagModule, "loss", poisoned)
     reader = towns.reader()
     with pytest.raises(TrainingError, match="The loss became nan at step 10 of 14"):
         train(towns, tmp_path, reader=reader)
@@ -243,15 +243,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(towns, t
 
 
 def test_a_gradient_that_is_not_finite_stops_too(towns, tmp_path, monkeypatch):
-    nll = RagModule.nll
+    loss = RagModule.loss
 
     def poisoned(self, *args):
-        found = nll(self, *args)
+        found = loss(self, *args)
         if self.meter.done == 9:
             found.register_hook(lambda gradient: gradient * math.inf)
         return found
 
-    monkeypatch.setattr(RagModule, "nll", poisoned)
+    monkeypatch.setattr(RagModule, "loss", poisoned)
     reader = towns.reader()
     with pytest.raises(TrainingError, match=r"The gradient became .* at step 10 of 14"):
         train(towns, tmp_path, reader=reader)
@@ -294,10 +294,10 @@ def test_the_first_loss_by_hand(towns):
 
 @pytest.mark.parametrize("objective", [RagToken(), Concat()])
 def test_other_objectives_learn(towns, objective):
-    data = retrieved(towns, objective.joint)
+    data = retrieved(towns, objective)
     _, stats = train(towns, data=data, objective=objective)
     assert stats["final_loss"] < stats["loss"][0][1] - 1
-    assert stats["rows"] == 14 * 8 * (1 if objective.joint else 3)
+    assert stats["rows"] == 14 * 8 * objective.prompts(3)
 
 
 def test_half_precision_keeps_full_weights(towns):

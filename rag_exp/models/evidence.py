@@ -1,0 +1,32 @@
+"""What a reader says of each passage when it is asked once more, to teach a retriever: no gradients, no dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from rag_exp.models.marginalize import sequence_logp
+from rag_exp.models.packing import ReaderBatch
+from rag_exp.models.reader import Generator
+
+
+def each_apart(generator: Generator, batch: ReaderBatch) -> Tensor:
+    """log p(y|x,z_k) of each passage read by itself, shape [B, K]: one forward pass over B*K rows."""
+    with undisturbed(generator):
+        logp_NT = generator.token_logp(batch)
+    return sequence_logp(logp_NT.view(-1, batch.per_question, logp_NT.shape[-1]), batch.target_mask_BT)
+
+
+@contextmanager
+def undisturbed(generator: Generator) -> Iterator[None]:
+    """The generator as it answers: dropout off, nothing kept for a backward pass."""
+    trains = generator.training
+    generator.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        generator.train(trains)

@@ -1,0 +1,72 @@
+"""Objectives of one term: the answer's likelihood, by what the reader reads and how K readings become one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from rag_exp.models.objective import OBJECTIVES, Objective, ReadingMode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@OBJECTIVES.register
+class RagSequence(Objective):
+    """Marginalise over passages once per answer (Lewis et al. 2020, RAG-Sequence)."""
+
+    kind: Literal["rag_sequence"] = "rag_sequence"
+
+    def nll(self, token_logp_BKT: Tensor, doc_logprior_BK: Tensor, target_mask_BT: Tensor) -> Tensor:
+        from rag_exp.models.marginalize import rag_sequence_nll
+
+        return rag_sequence_nll(token_logp_BKT, doc_logprior_BK, target_mask_BT)
+
+
+@OBJECTIVES.register
+class RagToken(Objective):
+    """Marginalise over passages at every token (Lewis et al. 2020, RAG-Token)."""
+
+    kind: Literal["rag_token"] = "rag_token"
+    marginal: ClassVar[Literal["sequence", "token"]] = "token"
+
+    def nll(self, token_logp_BKT: Tensor, doc_logprior_BK: Tensor, target_mask_BT: Tensor) -> Tensor:
+        from rag_exp.models.marginalize import rag_token_nll
+
+        return rag_token_nll(token_logp_BKT, doc_logprior_BK, target_mask_BT)
+
+
+class OneReading(Objective):
+    """Base of the objectives with one reading per question, and so with no marginal and no prior."""
+
+    def nll(self, token_logp_BKT: Tensor, doc_logprior_BK: Tensor, target_mask_BT: Tensor) -> Tensor:
+        return one_reading_nll(token_logp_BKT, target_mask_BT)
+
+
+@OBJECTIVES.register
+class Concat(OneReading):
+    """No marginal: all K passages stand in one prompt (in-context retrieval). Trains no retriever."""
+
+    kind: Literal["concat"] = "concat"
+
+    @property
+    def reading(self) -> ReadingMode:
+        return "concat"
+
+
+@OBJECTIVES.register
+class ClosedBook(OneReading):
+    """No passages: the reader answers from its weights, -log p(y|x). Goes with ``retrieval.source=none``."""
+
+    kind: Literal["closed_book"] = "closed_book"
+
+    @property
+    def reading(self) -> ReadingMode:
+        return "none"
+
+
+def one_reading_nll(token_logp_B1T: Tensor, target_mask_BT: Tensor) -> Tensor:
+    """Nats per answer, shape [B], where the reader reads a question once."""
+    from rag_exp.models.marginalize import sequence_logp
+
+    assert token_logp_B1T.shape[1] == 1, "an objective with one reading per question gets one"
+    return -sequence_logp(token_logp_B1T, target_mask_BT)[:, 0]

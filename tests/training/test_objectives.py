@@ -1,0 +1,94 @@
+"""Every objective trained for some steps: what it reads, what that costs, who learns from it."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from rag_exp.models.flops import forward_flops, training_flops
+from rag_exp.models.objectives import Emdr2, Ensemble, PDist
+from rag_exp.retrieval.encoders import Static, passage_text
+from rag_exp.retrieval.flat import Flat
+from rag_exp.retrieval.live import LiveRetriever
+from rag_exp.training.loop import Stage, fit_stage
+from rag_exp.training.meter import Meter
+from rag_exp.training.module import RagModule
+from rag_exp.training.options import OptimOptions, TrainerOptions
+from rag_exp.training.reading import StageData
+
+K, STEPS, BATCH = 3, 6, 6
+MACHINE = TrainerOptions(accelerator="cpu", threads=1, progress=False)
+
+
+def live_retriever(towns):
+    encoder = Static(dims=16).create(towns.root / "tokenizer", 320, 0)
+    texts = [passage_text(*pair) for pair in towns.table.texts(np.arange(len(towns.table)))]
+    return LiveRetriever(encoder, None, towns.table, [encoder.encode(texts, "passage")], Flat(), 0)
+
+
+def trained(towns, objective):
+    """(reader before and after, retriever before and after, stats) of a short stage with a live retriever."""
+    reader, live = towns.reader(), live_retriever(towns)
+    before = copy.deepcopy(reader), live_retriever(towns)
+    data = StageData.live(towns.packer, towns.questions, towns.table, K, objective)
+    stage = Stage("marginal", STEPS, BATCH, 2e-3, 5, retriever_lr=0.01)
+    stats = fit_stage(stage, reader, objective, data, OptimOptions(), towns.options.sizes(), MACHINE, live=live)
+    return before, (reader, live), stats
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Emdr2(), Emdr2(reader="concat"), PDist(), PDist(reader="concat", temperature=0.5), Ensemble()],
+    ids=lambda o: f"{o.kind}-{getattr(o, 'reader', '')}",
+)
+def test_who_learns(towns, objective):
+    before, after, stats = trained(towns, objective)
+    assert same(before[0], after[0]) is not objective.trains_reader
+    assert not same(before[1].question_encoder, after[1].question_encoder)
+    assert stats["rows"] == (STEPS * BATCH * objective.prompts(K) if objective.trains_reader else 0)
+    assert (stats["scored_tokens"] > 0) is (objective.evidence != "own" or not objective.trains_reader)
+    assert stats["passages"] == STEPS * BATCH * K
+
+
+def module_of(towns, objective, live):
+    data = StageData.live(towns.packer, towns.questions, towns.table, K, objective)
+    return RagModule(towns.reader(), objective, data, OptimOptions(), 1e-3, Meter(1), 0, live=live)
+
+
+def test_a_second_reading_is_the_first_without_dropout(towns):
+    """With dropout off, the passages read apart for the retriever's term say what the reader's own readings say."""
+    each, concat = (module_of(towns, PDist(reader=reader), live_retriever(towns)) for reader in ("each", "concat"))
+    gradients = []
+    for module in (each, concat):
+        module.generator.eval()
+        found = module._search(module.stage.reading(0, np.arange(5)))
+        module.loss(found).backward()
+        gradients.append(module.live.question_encoder.embedding_VD.grad)
+        assert (found.evidence is not None) is (module is concat)
+    torch.testing.assert_close(*gradients)
+    assert not concat.generator.training
+    assert module_of(towns, Ensemble(), live_retriever(towns)).generator.training
+
+
+def test_a_second_reading_costs_a_forward_pass(towns):
+    _, _, stats = trained(towns, PDist(reader="concat"))
+    _, _, plain = trained(towns, PDist())
+    sizes = towns.options.sizes()
+    meter = Meter(1)
+    module = module_of(towns, PDist(reader="concat"), live_retriever(towns))
+    module.meter = meter
+    found = module._search(module.stage.reading(0, np.arange(5)))
+    module._count(found)
+    expected = training_flops(found.reader.counts, sizes) + forward_flops(found.evidence.counts, sizes)
+    assert meter.stats(sizes)["flops"] == expected
+    assert Meter.of(meter.facts()) == meter
+    assert stats["tokens"] < plain["tokens"]
+    assert stats["scored_tokens"] > 0
+    assert plain["scored_tokens"] == 0
