@@ -101,24 +101,23 @@ def _setting(setting: Setting, total: int | None) -> str:
 def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Iterator[str]:
     """Tokens and FLOPs of each training stage: as measured where it is in the store, else at most."""
     training = config.training
-    rows = _prompts(config, steps.train)
     plan = (
-        ("reader_warmup", training.warmup.steps, training.warmup.batch_size, 1),
-        ("checkpoint", training.steps, training.batch_size, rows),
+        ("reader_warmup", training.warmup.steps, training.warmup.batch_size, min(steps.train.k, 1)),
+        ("checkpoint", training.steps, training.batch_size, steps.train.k),
     )
     live = config.retriever.train != "frozen" and steps.train.source == "index"
-    for role, count, batch, rows in plan:
+    for role, count, batch, k in plan:
         if role not in steps.roles:
             continue
         made = store.info(steps.roles[role])
         if made is not None:
             yield f"{role:13} {made.stats['tokens']:,} tokens, {made.stats['flops']:.3g} FLOPs, {made.seconds:.0f} s"
             continue
-        most = reading_bound(config, count * batch * rows)
+        most = reading_bound(config, count * batch, k)
         flops = training_flops(most, config.generator.sizes())
         beside = " beside the retriever's own" if live and role == "checkpoint" else ""
         bounds = f"<= {most.tokens:,} tokens, <= {flops:.3g} FLOPs{beside}"
-        yield f"{role:13} {count} steps x {batch} questions x {rows} prompts: {bounds}"
+        yield f"{role:13} {count} steps x {batch} questions x {config.objective.prompts(k)} prompts: {bounds}"
 
 
 def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Iterator[str]:
@@ -128,56 +127,59 @@ def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Ite
         flops = "unknown" if made.stats["flops"] is None else f"{made.stats['flops']:.3g}"
         yield f"evaluation    {made.stats['tokens']:,} tokens, {flops} FLOPs, {made.seconds:.0f} s"
         return
-    options, prompts = config.evaluation, _prompts(config, steps.asked)
-    asked = options.questions or 1
+    options, k = config.evaluation, steps.asked.k
+    asked, prompts = options.questions or 1, config.objective.prompts(k)
     what = f"{asked} questions" if options.questions else "each question"
     if config.generator.hosted:
         yield f"evaluation    {what} x {prompts} prompts: a request to score an answer and one to write one for each"
         return
-    reading = forward_flops(reading_bound(config, asked * prompts), config.generator.sizes())
-    writing = forward_flops(writing_bound(config, asked * prompts), config.generator.sizes())
+    reading = forward_flops(reading_bound(config, asked, k), config.generator.sizes())
+    writing = forward_flops(writing_bound(config, asked, k), config.generator.sizes())
     yield (
         f"evaluation    {what} x {prompts} prompts: <= {reading:.3g} FLOPs for each accepted answer that is scored "
         f"(at most {options.max_answers}), <= {writing:.3g} to write one"
     )
 
 
-def _prompts(config: configs.RunConfig, setting: Setting) -> int:
-    """Prompts a question: one for each passage, unless all stand in one (or there are none)."""
-    return int(config.objective.prompts(setting.k))
-
-
-def reading_bound(config: configs.RunConfig, rows: int) -> TokenCounts:
-    """The most that a forward pass over ``rows`` prompts with their answers can count."""
+def reading_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCounts:
+    """The most that a forward pass over ``questions``, each with ``k`` passages and an answer, can count."""
+    rows, answers = _rows(config, questions, k)
     context, answer = config.generator.context_length(), config.prompt.max_answer_tokens
     decoder = answer if config.generator.is_seq2seq() else 0  # else the answer is part of the context
     return TokenCounts(
         rows=rows,
-        tokens=rows * (context + decoder),
-        target_tokens=rows * answer,
+        tokens=rows * context + answers * decoder,
+        target_tokens=answers * answer,
         input_tokens=rows * context,
-        decoder_tokens=rows * decoder,
+        decoder_tokens=answers * decoder,
         input_squares=rows * context**2,
-        decoder_squares=rows * decoder**2,
+        decoder_squares=answers * decoder**2,
         cross=rows * context * decoder,
     )
 
 
-def writing_bound(config: configs.RunConfig, rows: int) -> TokenCounts:
-    """The most that greedy writing after ``rows`` read prompts can count; every token but the last is fed back."""
+def writing_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCounts:
+    """The most that greedy writing after prompts were read can count; every token but the last is fed back."""
     if config.evaluation.decode == "none":
         return TokenCounts()
     context, answer = config.generator.context_length(), config.prompt.max_answer_tokens
     most = min(config.evaluation.max_new_tokens, answer)
-    fed = rows * (most - 1)
+    rows, answers = _rows(config, questions, k)
+    fed = answers * (most - 1)
     if config.generator.is_seq2seq():
-        squares, cross = fed * (most - 1), fed * context
+        squares, cross = fed * (most - 1), rows * (most - 1) * context
         return TokenCounts(
-            tokens=fed, target_tokens=rows * most, decoder_tokens=fed, decoder_squares=squares, cross=cross
+            tokens=fed, target_tokens=answers * most, decoder_tokens=fed, decoder_squares=squares, cross=cross
         )
     prompt = context - answer  # its longest
     squares = rows * ((prompt + most - 1) ** 2 - prompt**2)
     return TokenCounts(tokens=fed, target_tokens=rows * most, input_tokens=fed, input_squares=squares)
+
+
+def _rows(config: configs.RunConfig, questions: int, k: int) -> tuple[int, int]:
+    """Prompts that are read, and answers that are scored or written after them: one for all that a decoder fuses."""
+    rows = questions * config.objective.prompts(k)
+    return rows, questions if config.objective.reading == "fid" else rows
 
 
 def _study(plan: Study) -> Iterator[str]:

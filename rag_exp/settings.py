@@ -23,6 +23,11 @@ class Setting:
     k: int
 
     @property
+    def may_fall_short(self) -> bool:
+        """Whether some question may get fewer passages than others."""
+        return self.source == "oracle" or (self.source == "index" and self.index.kind != "flat")
+
+    @property
     def uses_vectors(self) -> bool:
         return self.source == "index" and self.index.needs == "vectors"
 
@@ -95,6 +100,11 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
     objective, trains, named = config.objective, config.retriever.train, f"objective={config.objective.kind}"
     if objective.reading == "none" and train.source != "none":
         found.append(f"retrieval.source: {train.source}: {named} reads no passages; use retrieval=closed_book.")
+    if objective.needs_encoder and not config.generator.is_seq2seq():
+        found.append(
+            f"generator: {config.generator.kind}: {named} needs a decoder that attends to encoded passages; use "
+            "generator=t5, generator=bart or a pretrained sequence-to-sequence model."
+        )
     if config.training.steps > 0 and train.source != "none" and trains == "frozen" and objective.evidence != "none":
         if objective.trains_reader:
             mend = "use retriever.train=query or both, or an objective of the reader alone, such as rag_sequence"
@@ -107,7 +117,7 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
         where = f"retriever.train: {trains}"
         if train.source == "index" and train.index.needs != "vectors":
             found.append(f"{where}: index={train.index.kind} has no encoder to train; use retriever.train=frozen.")
-        if objective.reading == "concat" and objective.evidence == "none":
+        if objective.together and objective.evidence == "none":
             found.append(
                 f"{where}: objective={objective.kind} reads all passages together and has no prior, so the retriever "
                 "would get no gradient; use retriever.train=frozen, or an objective that teaches it (emdr2, pdist)."

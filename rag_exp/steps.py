@@ -296,6 +296,8 @@ class _Planner:
         }
         if train.source == "index":
             fields["temperature"] = config.retriever.temperature
+        if train.may_fall_short:
+            fields["absent"] = "nothing"  # what an absent passage adds to a prompt; it once left its separators there
         if self.live:
             fields |= {
                 "encoder": self.identity(config.encoder),

@@ -20,21 +20,27 @@ def planned(*overrides):
 
 def test_what_a_decoder_only_reader_can_count():
     config, _ = planned("generator.context=100", "prompt.max_answer_tokens=10", "evaluation.max_new_tokens=4")
-    assert reading_bound(config, 3) == TokenCounts(3, 300, 30, 300, 0, 30_000, 0, 0)
+    assert reading_bound(config, 3, 1) == TokenCounts(3, 300, 30, 300, 0, 30_000, 0, 0)
     # A prompt of 90 tokens is read; 3 of the 4 tokens written are fed back behind it.
-    assert writing_bound(config, 2) == TokenCounts(0, 6, 8, 6, 0, 2 * (93**2 - 90**2), 0, 0)
+    assert writing_bound(config, 2, 1) == TokenCounts(0, 6, 8, 6, 0, 2 * (93**2 - 90**2), 0, 0)
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_what_an_encoder_decoder_reader_can_count(family):
     config, _ = planned(f"generator={family}", "generator.context=100", "prompt.max_answer_tokens=10")
-    assert reading_bound(config, 3) == TokenCounts(3, 330, 30, 300, 30, 30_000, 300, 3_000)
-    assert writing_bound(config, 1) == TokenCounts(0, 9, 10, 0, 9, 0, 81, 900)
+    assert reading_bound(config, 3, 1) == TokenCounts(3, 330, 30, 300, 30, 30_000, 300, 3_000)
+    assert writing_bound(config, 1, 1) == TokenCounts(0, 9, 10, 0, 9, 0, 81, 900)
+
+
+def test_fused_passages_are_encoded_each_and_answered_once():
+    config, _ = planned("generator=t5", "objective=fid", "generator.context=100", "prompt.max_answer_tokens=10")
+    assert reading_bound(config, 2, 3) == TokenCounts(6, 620, 20, 600, 20, 60_000, 200, 6_000)
+    assert writing_bound(config, 1, 3) == TokenCounts(0, 9, 10, 0, 9, 0, 81, 2_700)
 
 
 def test_what_is_not_written_costs_nothing():
     config, _ = planned("evaluation.decode=none")
-    assert writing_bound(config, 5) == TokenCounts()
+    assert writing_bound(config, 5, 1) == TokenCounts()
 
 
 @pytest.mark.parametrize("generator", ["ladder", "t5"])
@@ -49,7 +55,7 @@ def test_the_bounds_bound_what_a_run_measures(place, capsys, generator):
     store = Store(config.paths.store)
     stages = {"reader_warmup": 6 * 8, "checkpoint": 4 * 4 * 3}
     for role, rows in stages.items():
-        stats, bound = store.info(steps.roles[role]).stats, reading_bound(config, rows)
+        stats, bound = store.info(steps.roles[role]).stats, reading_bound(config, rows, 1)
         assert stats["rows"] == rows
         assert bound.tokens / 3 < stats["tokens"] <= bound.tokens
         assert stats["target_tokens"] <= bound.target_tokens
@@ -58,7 +64,7 @@ def test_the_bounds_bound_what_a_run_measures(place, capsys, generator):
         (line,) = (line for line in said.splitlines() if line.strip().startswith(role) and "<=" in line)
         assert f"<= {bound.tokens:,} tokens, <= {most:.3g} FLOPs" in line
     sizes = config.generator.sizes()
-    read, written = (forward_flops(f(config, 24 * 3), sizes) for f in (reading_bound, writing_bound))
+    read, written = (forward_flops(f(config, 24, 3), sizes) for f in (reading_bound, writing_bound))
     asked = store.info(steps.evaluation).stats
     assert read / 5 < asked["flops"] <= config.evaluation.max_answers * read + written
     (line,) = re.findall(r"evaluation +24 questions x 3 prompts: (.*)", said)

@@ -150,7 +150,6 @@ class Reader:
         self.options, self.device, self.precision = options, device, precision
         self.counts = TokenCounts()
         self.nulls: dict[str, str] = {}
-        self._joint = objective.reading == "concat"
         questions, topk = asked.questions, asked.topk
         Q = len(questions)
         if Q == 0:
@@ -171,7 +170,7 @@ class Reader:
         length_Q = np.array([len(q) + len(a) for q, a in zip(self._questions, self._targets, strict=True)])
         if self.asked.topk is not None and self.asked.passages is not None:
             characters_QK = passage_characters(self.asked.passages, self.asked.topk.ids_QK)
-            length_Q = length_Q + (characters_QK.sum(1) if self._joint else characters_QK.max(1))
+            length_Q = length_Q + (characters_QK.sum(1) if self.objective.together else characters_QK.max(1))
         order = np.lexsort((-length_Q, -self._width_Q))
         for items in np.split(order, np.flatnonzero(np.diff(self._width_Q[order])) + 1):
             for start in range(0, len(items), self.options.batch_size):
@@ -218,7 +217,8 @@ class Reader:
         return []
 
     def _pack(self, items: Sequence[int], passages: Sequence[Any], answers: Sequence[Ids]) -> ReaderBatch:
-        return self.packer.pack([self._questions[i] for i in items], passages, answers, self._joint)
+        questions, reading = [self._questions[i] for i in items], self.objective.reading
+        return self.packer.pack(questions, passages, answers, joint=reading == "concat", fused=reading == "fid")
 
     def _score(self, batch: ReaderBatch, prior_BK: Tensor, write: bool) -> tuple[Tensor, Tensor, list[str | None]]:
         """Log-probabilities of the batch's answers, float64 [B, K, T], their mask [B, T], and answers if written."""

@@ -33,11 +33,12 @@ class Distilled(Objective):
     """Base of the objectives whose reader reads in one way and teaches the retriever in another.
 
     ``reader`` chooses its term: *each*, the RAG-Sequence marginal over passages read by themselves; *concat*, the
-    likelihood with all of them in one prompt. The evidence is each passage's own likelihood: with *each* it is there
-    already, otherwise every passage is read once more, without gradients.
+    likelihood with all of them in one prompt; *fid*, with all of them fused in the decoder. The evidence is each
+    passage's own likelihood: with *each* it is there already, otherwise every passage is read once more, without
+    gradients.
     """
 
-    reader: Literal["each", "concat"] = Field("each", description="what the reader's own term reads")
+    reader: Literal["each", "concat", "fid"] = Field("each", description="what the reader's own term reads")
     weight: float = WEIGHT
 
     @property

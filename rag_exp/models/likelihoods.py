@@ -54,6 +54,20 @@ class Concat(OneReading):
 
 
 @OBJECTIVES.register
+class Fid(OneReading):
+    """No marginal: each passage is encoded by itself, the decoder attends to all (Izacard and Grave 2021, FiD).
+
+    Needs a reader with an encoder. Trains no retriever.
+    """
+
+    kind: Literal["fid"] = "fid"
+
+    @property
+    def reading(self) -> ReadingMode:
+        return "fid"
+
+
+@OBJECTIVES.register
 class ClosedBook(OneReading):
     """No passages: the reader answers from its weights, -log p(y|x). Goes with ``retrieval.source=none``."""
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 OBJECTIVES = Registry("objective")
 
-# How the reader reads the K passages of a question: each by itself, all in one prompt, or nothing at all.
-ReadingMode = Literal["each", "concat", "none"]
+# How the reader reads the K passages of a question: each by itself, all in one prompt, each encoded by itself and
+# all fused in the decoder, or nothing at all.
+ReadingMode = Literal["each", "concat", "fid", "none"]
 # What the retriever's term is a function of: nothing (there is no such term), the reader's own per-passage readings,
 # or a second reading of every passage apart. It is always taken without gradients to the reader.
 Evidence = Literal["none", "own", "each"]
@@ -60,11 +61,21 @@ class Objective(Options):
 
     def in_one_prompt(self, k: int) -> int:
         """Passages that stand in one prompt, of ``k`` that go with a question."""
-        return {"each": min(k, 1), "concat": k, "none": 0}[self.reading]
+        return {"each": min(k, 1), "concat": k, "fid": min(k, 1), "none": 0}[self.reading]
 
     def prompts(self, k: int) -> int:
         """Prompts a question, of ``k`` passages that go with it."""
-        return max(k, 1) if self.reading == "each" else 1
+        return max(k, 1) if self.reading in ("each", "fid") else 1
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether the reader must be a sequence-to-sequence model."""
+        return self.reading == "fid"
+
+    @property
+    def together(self) -> bool:
+        """Whether one reading of a question sees all its passages."""
+        return self.reading in ("concat", "fid")
 
     def nll(self, token_logp_BKT: Tensor, doc_logprior_BK: Tensor, target_mask_BT: Tensor) -> Tensor:
         """Nats per answer, shape [B]: what evaluation reports, and what trains the reader.

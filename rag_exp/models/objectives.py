@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rag_exp.models.distillation import Emdr2, Ensemble, PDist
-from rag_exp.models.likelihoods import ClosedBook, Concat, RagSequence, RagToken
+from rag_exp.models.likelihoods import ClosedBook, Concat, Fid, RagSequence, RagToken
 from rag_exp.models.objective import OBJECTIVES, Objective
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Concat",
     "Emdr2",
     "Ensemble",
+    "Fid",
     "Objective",
     "PDist",
     "RagSequence",

@@ -2,7 +2,8 @@
 
 A row is one prompt: for the marginals a question with one of its K passages (N = B*K rows, the
 passages of a question side by side), for joint reading a question with all its passages (N = B), for
-closed-book reading the question alone.
+closed-book reading the question alone. For fusion in the decoder (N = B) it is the K prompts of the marginals one
+behind the other, each of which is encoded by itself.
 
 Passages are cut to fit the context; the question and the answer never are. Room for
 ``max_answer_tokens`` is kept whatever the answer, so that the prompt does not depend on it and is the
@@ -50,6 +51,8 @@ class ReaderBatch:
         lengths_N, target_lengths_N: tokens of each row, padding left out (0 targets where there are none), and
         truncated_N, lost_N: how many of its passages were cut, and the tokens they lost. These are numpy
             arrays: they stay on the host, so that asking them never waits for a device.
+        parts_NK: for fusion in the decoder, the tokens of the K prompts that a row holds (0: none there), which sum
+            to its length, on the host too; None where a row is one prompt.
     """
 
     input_ids_NL: Tensor
@@ -63,6 +66,7 @@ class ReaderBatch:
     target_lengths_N: np.ndarray
     truncated_N: np.ndarray
     lost_N: np.ndarray
+    parts_NK: np.ndarray | None = None
 
     @property
     def truncated_passages(self) -> int:
@@ -78,13 +82,14 @@ class ReaderBatch:
     def counts(self) -> TokenCounts:
         """Tokens without padding, for FLOPs."""
         decoder_N = self.target_lengths_N if self.seq2seq else np.zeros_like(self.target_lengths_N)
+        prompts = self.lengths_N if self.parts_NK is None else self.parts_NK[self.parts_NK > 0]
         return TokenCounts(
-            rows=len(self.lengths_N),
+            rows=len(prompts),
             tokens=int((self.lengths_N + decoder_N).sum()),
             target_tokens=int(self.target_lengths_N.sum()),
             input_tokens=int(self.lengths_N.sum()),
             decoder_tokens=int(decoder_N.sum()),
-            input_squares=int((self.lengths_N**2).sum()),
+            input_squares=int((prompts**2).sum()),
             decoder_squares=int((decoder_N**2).sum()),
             cross=int((self.lengths_N * decoder_N).sum()),
         )
@@ -105,6 +110,7 @@ class ReaderBatch:
             target_lengths_N=self.target_lengths_N[rows],
             truncated_N=self.truncated_N[rows],
             lost_N=self.lost_N[rows],
+            parts_NK=None if self.parts_NK is None else self.parts_NK[rows],
         )
 
     @property
@@ -201,15 +207,18 @@ class Packer:
         passages: Sequence[Sequence[Passage]],
         answers: Sequence[Ids] | None = None,
         joint: bool = False,
+        fused: bool = False,
     ) -> ReaderBatch:
         """Pack B questions into one batch.
 
         Args:
             questions: ids of each question, by ``tokens(..., "question")``.
             passages: of each question, its passages best first; as many for every question, possibly none
-                (closed book). ``([], [])`` stands for an absent one, which the prior is to mask.
+                (closed book). ``([], [])`` stands for an absent one, which adds nothing to a prompt: read by itself
+                it leaves the question alone, and the prior is to mask it.
             answers: ids of each answer without end token; None to write answers instead of scoring them.
             joint: whether the passages of a question stand in one prompt.
+            fused: whether their prompts, encoded apart, are fused in the decoder; absent passages have none.
 
         Raises:
             DataError: an answer longer than ``max_answer_tokens``, or a question that leaves no room.
@@ -233,7 +242,21 @@ class Packer:
             if targets is not None and not self.seq2seq:
                 row += targets[n // copies][:-1]
             rows.append(row)
+        if fused and copies > 1:
+            return self._fused(rows, targets, lost_NP.reshape(len(questions), K), passages)
         return self._batch(rows, prompt_lengths, targets, copies, lost_NP)
+
+    def _fused(
+        self, rows: list[Ids], targets: list[Ids] | None, lost_BK: np.ndarray, passages: Sequence[Sequence[Passage]]
+    ) -> ReaderBatch:
+        """A row a question: its prompts one behind the other, without those of absent passages."""
+        assert self.seq2seq, "passages are fused by a decoder that attends to an encoder"
+        B, K = lost_BK.shape
+        there_BK = np.array([[bool(title or text) for title, text in row] for row in passages])
+        there_BK[~there_BK.any(1), 0] = True  # of a question with no passage at all, the question alone
+        parts_BK = np.where(there_BK, np.fromiter(map(len, rows), np.int64, B * K).reshape(B, K), 0)
+        joined = [list(chain.from_iterable(rows[b * K + k] for k in np.flatnonzero(there_BK[b]))) for b in range(B)]
+        return self._batch(joined, parts_BK.sum(1), targets, 1, lost_BK, parts_BK)
 
     def _targets(self, answers: Sequence[Ids] | None) -> list[Ids] | None:
         if answers is None:
@@ -257,12 +280,14 @@ class Packer:
         lengths_NP = np.array([[len(t) + len(x) for t, x in row] for row in read], np.int64).reshape(N, P)
         question_N = np.fromiter(map(len, asked), np.int64, N)
         answer = 0 if self.seq2seq else self.options.max_answer_tokens
-        room_N = self.context - answer - self.fixed_length(P) - question_N
+        there_N = (lengths_NP > 0).sum(1)
+        fixed_N = np.array([self.fixed_length(p) for p in range(P + 1)])[there_N]
+        room_N = self.context - answer - fixed_N - question_N
         if N and room_N.min() < 0:
             n = int(room_N.argmin())
             raise DataError(
                 f"a question of {question_N[n]} tokens does not fit the generator's context of {self.context} beside "
-                f"{self.fixed_length(P)} tokens of template and {answer} of answer; questions are never cut."
+                f"{fixed_N[n]} tokens of template and {answer} of answer; questions are never cut."
             )
         low_N, high_N = np.zeros(N, np.int64), np.full(N, lengths_NP.max(initial=0))
         while (low_N < high_N).any():  # bisect for the largest equal length that fits
@@ -280,7 +305,8 @@ class Packer:
                 row += question
             elif field == "passages":
                 for (title, text), keep in zip(passages, kept.tolist(), strict=True):
-                    self._add_passage(row, title[:keep], text[: max(0, keep - len(title))])
+                    if title or text:
+                        self._add_passage(row, title[:keep], text[: max(0, keep - len(title))])
         return row
 
     def _add_passage(self, row: Ids, title: Ids, text: Ids) -> None:
@@ -293,8 +319,9 @@ class Packer:
                 row += title if field == "title" else text
 
     def _batch(
-        self, rows: list[Ids], prompt_lengths_N: np.ndarray, targets: list[Ids] | None, copies: int, lost_NP: np.ndarray
-    ) -> ReaderBatch:
+        self, rows: list[Ids], prompt_lengths_N: np.ndarray, targets: list[Ids] | None, copies: int,
+        lost_NP: np.ndarray, parts_NK: np.ndarray | None = None,
+    ) -> ReaderBatch:  # fmt: skip
         input_ids_NL, lengths_N = _pad(rows, self.tokenizer.pad)
         mask_NL = np.arange(input_ids_NL.shape[1]) < lengths_N[:, None]
         targets_NT = positions_NT = None
@@ -317,6 +344,7 @@ class Packer:
             target_lengths_N=answer_N,
             truncated_N=(lost_NP > 0).sum(1),
             lost_N=lost_NP.sum(1),
+            parts_NK=parts_NK,
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rag_exp.core.errors import DataError
 from rag_exp.data.tokenizer import TextTokenizer
 from rag_exp.models.buckets import length_buckets
+from rag_exp.models.fusion import encode_apart
 from rag_exp.models.packing import IGNORE, ReaderBatch
 
 WEIGHTS = "model.safetensors"
@@ -69,6 +70,8 @@ class Generator(nn.Module):
         assert batch.targets_NT is not None, "this batch has no answers to score"
         wanted_NT = batch.targets_NT != IGNORE
         if self.seq2seq:
+            if encoded is None and batch.parts_NK is not None:
+                encoded = self.encode(batch)
             prompt = {"input_ids": batch.input_ids_NL} if encoded is None else {"encoder_outputs": encoded}
             logits_MV = self.projected(
                 self._decoder_positions(wanted_NT),
@@ -80,6 +83,16 @@ class Generator(nn.Module):
         else:
             logits_MV = self.projected(target_index(batch), input_ids=batch.input_ids_NL, use_cache=False).logits[0]
         return self.target_logp(logits_MV, batch.targets_NT)
+
+    def encode(self, batch: ReaderBatch) -> Any:
+        """What a seq2seq decoder attends to, under ``attention_mask_NL``: states of shape [N, L, D] in the form that
+        transformers takes as ``encoder_outputs``. Where a row holds several prompts, each is encoded by itself."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        encoder = self.model.get_encoder()
+        if batch.parts_NK is not None:
+            return BaseModelOutput(last_hidden_state=encode_apart(encoder, batch, self.tokenizer.pad))
+        return encoder(input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, return_dict=True)
 
     @staticmethod
     def target_logp(logits_MV: Tensor, targets_NT: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class StageData:
         if rows_QK is not None:
             assert passages is not None
             chars_QK = passage_characters(passages, rows_QK)
-            self.lengths += chars_QK.sum(1) if objective.reading == "concat" else chars_QK.max(1)
+            self.lengths += chars_QK.sum(1) if objective.together else chars_QK.max(1)
 
     @classmethod
     def gold(cls, packer: Packer, questions: QuestionTable, passages: PassageTable) -> StageData:
@@ -204,8 +204,8 @@ class StageData:
             if self._scores_QK is not None:
                 scores_BK = np.where(mask_BK, self._scores_QK[items], 0.0).astype(np.float32)
         questions, answers = [self._questions[i] for i in items], [self._answers[i] for i in items]
-        joint = self.objective.reading == "concat"
-        reader = self.packer.pack(questions, passages, answers, joint)
+        reading = self.objective.reading
+        reader = self.packer.pack(questions, passages, answers, joint=reading == "concat", fused=reading == "fid")
         if self.objective.evidence == "each" and mask_BK is not None:
             evidence = self.packer.pack(questions, passages, answers)
         return Reading(

@@ -53,13 +53,13 @@ def test_marginal_rows_are_exact():
         [[passage("t", "xyz"), passage("u", "w")], [passage("v", "q"), ([], [])]],
         [ids("no"), ids("y")],
     )
-    assert shown(packed) == ["<Qab|t:xyz;Ano", "<Qab|u:w;Ano__", "<Qc|v:q;Ay____", "<Qc|;Ay_______"]
+    assert shown(packed) == ["<Qab|t:xyz;Ano", "<Qab|u:w;Ano__", "<Qc|v:q;Ay____", "<Qc|Ay________"]
     assert packed.per_question == 2
     assert packed.attention_mask_NL.tolist() == [[int(c != "_") for c in row] for row in shown(packed)]
-    assert packed.prompt_lengths_N.tolist() == [12, 10, 9, 6]
+    assert packed.prompt_lengths_N.tolist() == [12, 10, 9, 5]
     no, yes = [ord("n"), ord("o"), 2], [ord("y"), 2, IGNORE]
     assert packed.targets_NT.tolist() == [no, no, yes, yes]
-    assert packed.target_positions_NT.tolist() == [[11, 12, 13], [9, 10, 11], [8, 9, 0], [5, 6, 0]]
+    assert packed.target_positions_NT.tolist() == [[11, 12, 13], [9, 10, 11], [8, 9, 0], [4, 5, 0]]
     assert packed.target_mask_BT.tolist() == [[True, True, True], [True, True, False]]
     assert (packed.truncated_passages, packed.truncated_tokens) == (0, 0)
 
@@ -152,6 +152,37 @@ def test_the_prompt_does_not_depend_on_the_answer():
         == [16]
     )
     assert longest.input_ids_NL.shape[1] == 19  # the last token of the room is the end token, which is never fed
+
+
+def test_an_absent_passage_adds_nothing():
+    """In one prompt it leaves no separators and takes no room; read by itself it leaves the closed-book prompt."""
+    questions, answers = [ids("ab"), ids("c")], [ids("no"), ids("y")]
+    read = [[passage("t", "x"), ([], []), passage("u", "w")], [passage("v", "q"), ([], []), ([], [])]]
+    packed = packer().pack(questions, read, answers, joint=True)
+    assert shown(packed) == ["<Qab|t:x;u:w;Ano", "<Qc|v:q;Ay______"]
+    tight = [[passage("t", "x" * 9)], [passage("t", "x" * 9), ([], [])]]
+    alone, beside = (packer(context=20).pack(questions[:1], [row], answers[:1], joint=True) for row in tight)
+    assert shown(alone) == shown(beside)
+    closed = packer().pack(questions, [[], []], answers)
+    assert torch.equal(packer().pack(questions, [[([], [])]] * 2, answers).input_ids_NL, closed.input_ids_NL)
+
+
+def test_fused_rows_hold_the_prompts_one_behind_the_other():
+    questions, answers = [ids("ab"), ids("c"), ids("d")], [ids("no"), ids("y"), ids("z")]
+    read = [[passage("t", "x"), passage("u", "wvw")], [([], []), passage("v", "q")], [([], []), ([], [])]]
+    fused = packer(seq2seq=True).pack(questions, read, answers, fused=True)
+    assert shown(fused) == ["<Qab|t:x;A><Qab|u:wvw;A>", "<Qc|v:q;A>______________", "<Qd|A>__________________"]
+    assert fused.parts_NK.tolist() == [[11, 13], [0, 10], [6, 0]]
+    assert fused.lengths_N.tolist() == [24, 10, 6]
+    assert (fused.per_question, fused.target_mask_BT.shape) == (1, (3, 3))
+    assert fused.counts == TokenCounts(
+        rows=4, tokens=40 + 7, target_tokens=7, input_tokens=40, decoder_tokens=7,
+        input_squares=11**2 + 13**2 + 10**2 + 6**2, decoder_squares=9 + 4 + 4, cross=3 * 24 + 2 * 10 + 2 * 6,
+    )  # fmt: skip
+    assert (
+        fused.select(np.array([1])).counts
+        == packer(seq2seq=True).pack([ids("c")], [[passage("v", "q")]], [ids("y")]).counts
+    )
 
 
 def test_joint_passages_share_the_room_longest_cut_first():

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from rag_exp.evaluation.arms import random_result
 from rag_exp.models.flops import forward_flops, training_flops
-from rag_exp.models.objectives import Emdr2, Ensemble, PDist
+from rag_exp.models.ladder import Ladder
+from rag_exp.models.objectives import Emdr2, Ensemble, Fid, PDist
+from rag_exp.models.packing import Packer
+from rag_exp.models.prompt import PromptOptions
 from rag_exp.retrieval.encoders import Static, passage_text
 from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.live import LiveRetriever
@@ -55,6 +59,24 @@ def test_who_learns(towns, objective):
     assert stats["rows"] == (STEPS * BATCH * objective.prompts(K) if objective.trains_reader else 0)
     assert (stats["scored_tokens"] > 0) is (objective.evidence != "own" or not objective.trains_reader)
     assert stats["passages"] == STEPS * BATCH * K
+
+
+@pytest.mark.parametrize("objective", [Fid(), Emdr2(reader="fid"), PDist(reader="fid")], ids=lambda o: o.kind)
+def test_a_reader_that_fuses_learns(towns, objective):
+    options = Ladder(size="xs", vocab_size=320, context=96, family="t5")
+    reader, teaches = options.create(towns.root / "tokenizer", 0), objective.evidence != "none"
+    packer = Packer(reader.tokenizer, PromptOptions(max_answer_tokens=12), reader.context, True)
+    live = live_retriever(towns) if teaches else None
+    if teaches:
+        data = StageData.live(packer, towns.questions, towns.table, K, objective)
+    else:
+        topk = random_result(towns.questions.ids, K, len(towns.table), 0)
+        data = StageData.retrieved(packer, towns.questions, towns.table, topk, objective)
+    stage = Stage("marginal", 12, BATCH, 5e-3, 5, retriever_lr=0.01)
+    stats = fit_stage(stage, reader, objective, data, OptimOptions(), options.sizes(), MACHINE, live=live)
+    assert stats["final_loss"] < stats["loss"][0][1] - 1
+    assert stats["rows"] == 12 * BATCH * K
+    assert (stats["scored_tokens"] > 0) is teaches
 
 
 def module_of(towns, objective, live):

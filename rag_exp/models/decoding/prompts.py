@@ -224,8 +224,7 @@ class _Seq2SeqRows(_Rows):
     def __init__(self, generator: Generator, batch: ReaderBatch, padded: bool):
         super().__init__(generator, len(batch.input_ids_NL), batch.input_ids_NL.device)
         self._mask_NL = batch.attention_mask_NL
-        encoder = generator.model.get_encoder()
-        self._encoded = encoder(input_ids=batch.input_ids_NL, attention_mask=self._mask_NL, return_dict=True)
+        self._encoded = generator.encode(batch)
         self.cache = None
         if batch.targets_NT is not None:
             self.target_logp_NT = generator.padded_token_logp(batch, encoded=self._encoded)
