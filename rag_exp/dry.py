@@ -115,6 +115,8 @@ def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Itera
             continue
         most = reading_bound(config, count * batch, k)
         flops = training_flops(most, config.generator.sizes())
+        if role == "checkpoint":
+            flops += forward_flops(second_reading_bound(config, count * batch, k), config.generator.sizes())
         beside = " beside the retriever's own" if live and role == "checkpoint" else ""
         bounds = f"<= {most.tokens:,} tokens, <= {flops:.3g} FLOPs{beside}"
         yield f"{role:13} {count} steps x {batch} questions x {config.objective.prompts(k)} prompts: {bounds}"
@@ -143,7 +145,11 @@ def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Ite
 
 def reading_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCounts:
     """The most that a forward pass over ``questions``, each with ``k`` passages and an answer, can count."""
-    rows, answers = _rows(config, questions, k)
+    return _bound(config, *_rows(config, questions, k))
+
+
+def _bound(config: configs.RunConfig, rows: int, answers: int) -> TokenCounts:
+    """The most that a forward pass over so many prompts, with so many answers after them, can count."""
     context, answer = config.generator.context_length(), config.prompt.max_answer_tokens
     decoder = answer if config.generator.is_seq2seq() else 0  # else the answer is part of the context
     return TokenCounts(
@@ -156,6 +162,13 @@ def reading_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCou
         decoder_squares=answers * decoder**2,
         cross=rows * context * decoder,
     )
+
+
+def second_reading_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCounts:
+    """The most that is read once more to teach a retriever; nothing where the objective needs no second reading."""
+    if k and config.objective.evidence == "each":
+        return _bound(config, questions * k, questions * k)
+    return reading_bound(config, questions * k, k) if config.objective.evidence == "without_one" else TokenCounts()
 
 
 def writing_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCounts:

@@ -175,6 +175,7 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
         ["objective=emdr2", "retriever=query", "retrieval=closed_book"],  # the closed-book arm of such a study
         ["objective=pdist", "retriever=both", "objective.reader=concat"],
         ["objective=fid", "generator=t5"],
+        ["objective=loop", "retriever=query"],
         ["objective=emdr2", "objective.reader=fid", "generator=bart", "retriever=query"],
         ["objective=ensemble", "training.steps=0"],
         ["objective=ensemble", "retriever=query"],

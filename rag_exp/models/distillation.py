@@ -6,6 +6,7 @@ the prior p(z|x) and of evidence that the reader gives, with no gradient to the 
     EMDR2     -logsumexp_k [ log p(z_k|x) + sg(l_k) ]         Sachan et al. 2021 ("End-to-End Training of
               Multi-Document Reader and Retriever for Open-Domain Question Answering"), equation 6
     PDist     KL( softmax_k(sg(l_k) / tau) || p(.|x) )        Izacard et al. 2022 ("Atlas"), section 2.2
+    LOOP      KL( softmax_k(sg(-log p(y|x,Z without z_k)) / tau) || p(.|x) )      the same, section 2.2
     ensemble  KL( p(.|x) || softmax_k(sg(l_k) / tau) )        Shi et al. 2023 ("REPLUG"), section 4 (LSR)
 
 Each is summed over the passages of a question and averaged over questions. Public code of Atlas averages the KL over
@@ -83,6 +84,27 @@ class PDist(Distilled):
 
     kind: Literal["pdist"] = "pdist"
     temperature: float = TEMPERATURE
+
+    def retriever_loss(self, evidence_BK: Tensor, doc_logprior_BK: Tensor) -> Tensor:
+        return kl_to_prior(evidence_BK.detach() / self.temperature, doc_logprior_BK)
+
+
+@OBJECTIVES.register
+class Loop(Distilled):
+    """The prior learns which passages the answer needs (Izacard et al. 2022, leave-one-out perplexity distillation).
+
+    A passage is worth what the answer loses when it alone is left out of those that are read together. That takes K
+    more readings of K - 1 passages each, without gradients and all in one batch: with *fid* K (K - 1) encoded prompts
+    and K decoder passes, with *concat* K prompts of K - 1 passages.
+    """
+
+    kind: Literal["loop"] = "loop"
+    reader: Literal["concat", "fid"] = Field("concat", description="how passages are read together")
+    temperature: float = TEMPERATURE
+
+    @property
+    def evidence(self) -> Evidence:
+        return "without_one"
 
     def retriever_loss(self, evidence_BK: Tensor, doc_logprior_BK: Tensor) -> Tensor:
         return kl_to_prior(evidence_BK.detach() / self.temperature, doc_logprior_BK)

@@ -20,6 +20,18 @@ def each_apart(generator: Generator, batch: ReaderBatch) -> Tensor:
     return sequence_logp(logp_NT.view(-1, batch.per_question, logp_NT.shape[-1]), batch.target_mask_BT)
 
 
+def without_one(generator: Generator, batch: ReaderBatch, K: int) -> Tensor:
+    """-log p(y|x,Z without z_k) for each passage, shape [B, K]: high where the answer needs the passage.
+
+    Args:
+        batch: B*K rows that read a question's passages together, the k-th of a question without its k-th passage.
+        K: passages a question.
+    """
+    with undisturbed(generator):
+        logp_NT = generator.token_logp(batch)
+    return -sequence_logp(logp_NT[:, None], batch.target_mask_BT)[:, 0].view(-1, K)
+
+
 @contextmanager
 def undisturbed(generator: Generator) -> Iterator[None]:
     """The generator as it answers: dropout off, nothing kept for a backward pass."""

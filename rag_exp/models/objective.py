@@ -29,8 +29,9 @@ OBJECTIVES = Registry("objective")
 # all fused in the decoder, or nothing at all.
 ReadingMode = Literal["each", "concat", "fid", "none"]
 # What the retriever's term is a function of: nothing (there is no such term), the reader's own per-passage readings,
-# or a second reading of every passage apart. It is always taken without gradients to the reader.
-Evidence = Literal["none", "own", "each"]
+# a second reading of every passage apart, or of all passages but one, for each one. It is always taken without
+# gradients to the reader.
+Evidence = Literal["none", "own", "each", "without_one"]
 
 
 class Objective(Options):

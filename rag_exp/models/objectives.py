@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rag_exp.models.distillation import Emdr2, Ensemble, PDist
+from rag_exp.models.distillation import Emdr2, Ensemble, Loop, PDist
 from rag_exp.models.likelihoods import ClosedBook, Concat, Fid, RagSequence, RagToken
 from rag_exp.models.objective import OBJECTIVES, Objective
 
@@ -13,6 +13,7 @@ __all__ = [
     "Emdr2",
     "Ensemble",
     "Fid",
+    "Loop",
     "Objective",
     "PDist",
     "RagSequence",

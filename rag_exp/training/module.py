@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from rag_exp.core.errors import TrainingError
 from rag_exp.core.rng import derive
-from rag_exp.models.evidence import each_apart, undisturbed
+from rag_exp.models.evidence import each_apart, undisturbed, without_one
 from rag_exp.models.flops import TokenCounts
 from rag_exp.models.marginalize import doc_logprior, sequence_logp
 from rag_exp.models.objective import Objective
@@ -112,6 +112,9 @@ class RagModule(pl.LightningModule):
         if self.objective.evidence == "own":
             return sequence_logp(logp_BKT.detach(), reading.reader.target_mask_BT)
         assert reading.evidence is not None, "the stage's data were made for another objective"
+        if self.objective.evidence == "without_one":
+            assert reading.mask_BK is not None
+            return without_one(self.generator, reading.evidence, reading.mask_BK.shape[1])
         return each_apart(self.generator, reading.evidence)
 
     def _search(self, reading: Reading) -> Reading:

@@ -208,6 +208,11 @@ class StageData:
         reader = self.packer.pack(questions, passages, answers, joint=reading == "concat", fused=reading == "fid")
         if self.objective.evidence == "each" and mask_BK is not None:
             evidence = self.packer.pack(questions, passages, answers)
+        elif self.objective.evidence == "without_one" and mask_BK is not None:
+            K = rows_BK.shape[1]
+            lacking = [[*row[:k], ABSENT, *row[k + 1 :]] for row in passages for k in range(K)]
+            asked, scored = ([one for one in ids for _ in range(K)] for ids in (questions, answers))
+            evidence = self.packer.pack(asked, lacking, scored, joint=reading == "concat", fused=reading == "fid")
         return Reading(
             step,
             items,

@@ -11,7 +11,7 @@ import torch
 from rag_exp.evaluation.arms import random_result
 from rag_exp.models.flops import forward_flops, training_flops
 from rag_exp.models.ladder import Ladder
-from rag_exp.models.objectives import Emdr2, Ensemble, Fid, PDist
+from rag_exp.models.objectives import Emdr2, Ensemble, Fid, Loop, PDist
 from rag_exp.models.packing import Packer
 from rag_exp.models.prompt import PromptOptions
 from rag_exp.retrieval.encoders import Static, passage_text
@@ -49,7 +49,7 @@ def same(a, b):
 
 @pytest.mark.parametrize(
     "objective",
-    [Emdr2(), Emdr2(reader="concat"), PDist(), PDist(reader="concat", temperature=0.5), Ensemble()],
+    [Emdr2(), Emdr2(reader="concat"), PDist(), PDist(reader="concat", temperature=0.5), Loop(), Ensemble()],
     ids=lambda o: f"{o.kind}-{getattr(o, 'reader', '')}",
 )
 def test_who_learns(towns, objective):
@@ -61,7 +61,9 @@ def test_who_learns(towns, objective):
     assert stats["passages"] == STEPS * BATCH * K
 
 
-@pytest.mark.parametrize("objective", [Fid(), Emdr2(reader="fid"), PDist(reader="fid")], ids=lambda o: o.kind)
+@pytest.mark.parametrize(
+    "objective", [Fid(), Emdr2(reader="fid"), PDist(reader="fid"), Loop(reader="fid")], ids=lambda o: o.kind
+)
 def test_a_reader_that_fuses_learns(towns, objective):
     options = Ladder(size="xs", vocab_size=320, context=96, family="t5")
     reader, teaches = options.create(towns.root / "tokenizer", 0), objective.evidence != "none"
@@ -114,3 +116,17 @@ def test_a_second_reading_costs_a_forward_pass(towns):
     assert stats["tokens"] < plain["tokens"]
     assert stats["scored_tokens"] > 0
     assert plain["scored_tokens"] == 0
+
+
+def test_leaving_one_out_by_hand(towns):
+    """Each row's evidence is the plain joint reading of the passages that are left."""
+    module = module_of(towns, Loop(), live_retriever(towns))
+    module.generator.eval()
+    rows_BK = np.array([[3, 5, 7], [2, 9, -1]])
+    found = module.stage.read(0, np.arange(2), rows_BK)
+    evidence_BK = module._evidence(found, torch.zeros(2, 1, 1))
+    for b, k in ((0, 0), (0, 2), (1, 1)):
+        left = module.stage.read(0, np.array([b]), np.delete(rows_BK[b], k)[None]).reader
+        with torch.no_grad():
+            expected = -module.generator.token_logp(left).sum()
+        torch.testing.assert_close(evidence_BK[b, k], expected)
