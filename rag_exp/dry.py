@@ -172,21 +172,28 @@ def second_reading_bound(config: configs.RunConfig, questions: int, k: int) -> T
 
 
 def writing_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCounts:
-    """The most that greedy writing after prompts were read can count; every token but the last is fed back."""
-    if config.evaluation.decode == "none":
+    """The most that writing after prompts were read can count; every token but the last is fed back.
+
+    Thorough decoding also feeds each reading the answers of all others' beams; ranking choices feeds each all of them.
+    """
+    options, answer = config.evaluation, config.prompt.max_answer_tokens
+    if options.decode == "none":
         return TokenCounts()
-    context, answer = config.generator.context_length(), config.prompt.max_answer_tokens
-    most = min(config.evaluation.max_new_tokens, answer)
     rows, answers = _rows(config, questions, k)
-    fed = answers * (most - 1)
+    most = answer if options.decode == "choices" else min(options.max_new_tokens, answer)
+    each = {"greedy": 1, "choices": len(options.choices or ())}.get(options.decode, options.beam)
+    if options.decode == "thorough":
+        each *= answers // questions
+    context = config.generator.context_length()
+    fed = answers * each * (most - 1)
     if config.generator.is_seq2seq():
-        squares, cross = fed * (most - 1), rows * (most - 1) * context
+        squares, cross = fed * (most - 1), rows * each * (most - 1) * context
         return TokenCounts(
-            tokens=fed, target_tokens=answers * most, decoder_tokens=fed, decoder_squares=squares, cross=cross
+            tokens=fed, target_tokens=answers + fed, decoder_tokens=fed, decoder_squares=squares, cross=cross
         )
     prompt = context - answer  # its longest
-    squares = rows * ((prompt + most - 1) ** 2 - prompt**2)
-    return TokenCounts(tokens=fed, target_tokens=rows * most, input_tokens=fed, input_squares=squares)
+    squares = rows * each * ((prompt + most - 1) ** 2 - prompt**2)
+    return TokenCounts(tokens=fed, target_tokens=answers + fed, input_tokens=fed, input_squares=squares)
 
 
 def _rows(config: configs.RunConfig, questions: int, k: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_exp.config import RunConfig
+from rag_exp.evaluation.answering import decoding_problems
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
             "so it cannot be asked with them."
         )
     found += objective_problems(config, train)
+    found += decoding_problems(config.objective, config.evaluation, config.generator.hosted)
     return list(dict.fromkeys(found))
 
 

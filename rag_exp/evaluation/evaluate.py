@@ -18,11 +18,11 @@ from rag_exp.core.errors import ConfigError, DataError, TrainingError
 from rag_exp.data.normalise import holds, searchable
 from rag_exp.data.passages import PassageTable
 from rag_exp.data.questions import QuestionTable
+from rag_exp.evaluation.answering import answers, decoding_problems
 from rag_exp.evaluation.metrics import exact_match, f1_score, gold_recall, metrics_of
 from rag_exp.evaluation.options import EvaluationOptions
 from rag_exp.evaluation.predictions import read_predictions, write_predictions
-from rag_exp.models.decoding.greedy import greedy, greedy_token_marginal
-from rag_exp.models.decoding.sequence import fast_sequence
+from rag_exp.models.decoding.ranked import Ranked
 from rag_exp.models.flops import ReaderSizes, TokenCounts, forward_flops
 from rag_exp.models.marginalize import doc_logprior, sequence_logp
 from rag_exp.models.objectives import Objective
@@ -150,6 +150,7 @@ class Reader:
         self.options, self.device, self.precision = options, device, precision
         self.counts = TokenCounts()
         self.nulls: dict[str, str] = {}
+        self._beside: dict[str, list[Any]] = {}  # columns that writing the last batch gave beside its answers
         questions, topk = asked.questions, asked.topk
         Q = len(questions)
         if Q == 0:
@@ -161,6 +162,14 @@ class Reader:
         self._width_Q = topk.mask_QK.sum(1) if topk is not None else np.zeros(Q, np.int64)
         widest = int(self._width_Q.max())
         problems = packer.room_problems(self._questions, self._targets, objective.in_one_prompt(widest))
+        problems += decoding_problems(objective, options)
+        self._choices = packer.tokens(options.choices or (), "answer") if options.decode == "choices" else []
+        longest = max((len(c) + 1 for c in self._choices), default=0)
+        if longest > packer.options.max_answer_tokens:
+            problems.append(
+                f"evaluation.choices: the longest has {longest} tokens with its end token; raise "
+                f"prompt.max_answer_tokens ({packer.options.max_answer_tokens}) to that."
+            )
         if problems:
             raise ConfigError(problems)
         self._tokens = PassageTokens(packer, asked.passages) if asked.passages is not None else None
@@ -189,7 +198,7 @@ class Reader:
             prior_BK = doc_logprior(torch.from_numpy(scores_BK).double(), None, self.asked.temperature)
         passages = self._tokens(rows_BK) if self._tokens is not None and K else [[] for _ in items]
         batch = self._pack(items, passages, [self._targets[i] for i in items])
-        logp_BKT, mask_BT, predictions = self._score(batch, prior_BK, write=self.options.decode == "greedy")
+        logp_BKT, mask_BT, predictions = self._score(batch, prior_BK, write=self.options.decode != "none")
         nll_B = self._nll(logp_BKT, mask_BT, prior_BK)
         log_posterior_BK = self.objective.log_posterior(logp_BKT, self._prior(prior_BK, logp_BKT), mask_BT)
         columns: dict[str, list[Any]] = {
@@ -198,6 +207,10 @@ class Reader:
             "nll_any": self._any(items, passages, prior_BK, nll_B),
             "target_tokens": mask_BT.sum(1).tolist(),
             "prediction": predictions,
+            "fast_prediction": [None] * len(items),
+            "candidates": [None] * len(items),
+            "candidate_logp": [None] * len(items),
+            **self._beside,
             "rows": rows_BK.tolist(),
             "scores": scores_BK.tolist(),
             "prior": prior_BK.exp().tolist(),
@@ -230,19 +243,27 @@ class Reader:
                 # The options of prompt and evaluation each bound an answer; the prompt keeps room for its own only.
                 most = min(self.options.max_new_tokens, self.packer.options.max_answer_tokens)
                 log_prior_BK = self._prior(prior_BK, batch.input_ids_NL.view(B, batch.per_question, -1)).to(self.device)
-                if self.objective.marginal == "token":
-                    written = greedy_token_marginal(self.generator, batch, log_prior_BK, most)
-                    best = written.ids
-                else:
-                    written = greedy(self.generator, batch, most)
-                    best = [ranked[0][0] for ranked in fast_sequence(written.ids, written.logp_R, log_prior_BK)]
-                predictions = list(self.packer.tokenizer.decode(best))
+                written = answers(
+                    self.generator, batch, log_prior_BK, self.objective, self.options, most, self._choices
+                )
+                predictions = list(self.packer.tokenizer.decode(written.best))
+                self._beside = self._written(written)
                 logp_NT, counts = written.target_logp_NT, written.counts
                 assert logp_NT is not None
             else:
                 logp_NT, counts = self.generator.token_logp(batch), batch.counts
         self.counts += counts
         return logp_NT.cpu().double().view(B, batch.per_question, -1), batch.target_mask_BT.cpu(), predictions
+
+    def _written(self, written: Ranked) -> dict[str, list[Any]]:
+        """What was ranked beside the answers: columns of the predictions."""
+        decode, ranked = self.packer.tokenizer.decode, written.candidates
+        texts = iter(decode([ids for one in ranked for ids, _ in one]))
+        return {
+            "fast_prediction": [None] * len(ranked) if written.fast is None else list(decode(written.fast)),
+            "candidates": [[next(texts) for _ in one] for one in ranked],
+            "candidate_logp": [[score for _, score in one] for one in ranked],
+        }
 
     def _nll(self, logp_BKT: Tensor, mask_BT: Tensor, prior_BK: Tensor) -> Tensor:
         return self.objective.nll(logp_BKT, self._prior(prior_BK, logp_BKT), mask_BT)

@@ -27,6 +27,7 @@ METRICS: dict[str, str] = {
     "target_tokens": "tokens per scored answer, end token included",
     "em": "exact match of the written answer after SQuAD normalisation, maximum over answers",
     "f1": "F1 over words after SQuAD normalisation, maximum over answers",
+    "fast_differs": "share of questions to which fast decoding would give another answer than thorough decoding gave",
     "gold_recall@1": "share of the needed gold passages (as many as hops) that the first passage gives",
     "gold_recall@k": "the same over all passages read",
     "gold_found": "share of questions with any gold passage among those read",
@@ -108,6 +109,9 @@ class _Metrics:
             self._mean(name, _floats(table, name), empty, name)
         for name in ("em", "f1"):
             self._mean(name, _floats(table, name), "no answers were written (evaluation.decode=none)")
+        pairs = zip(table["prediction"].to_pylist(), table["fast_prediction"].to_pylist(), strict=True)
+        differs = np.array([np.nan if fast is None else float(written != fast) for written, fast in pairs])
+        self._mean("fast_differs", differs, "only thorough decoding (evaluation.decode=thorough) knows both answers")
         self._retrieval(table, nll)
         for name in ("entropy", "entropy_given_gold"):
             self._mean(name, _floats(table, name), f"the questions have no known {name}")

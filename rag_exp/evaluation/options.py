@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rag_exp.core.options import NEUTRAL, Options
+
+# What each way of decoding reads beside max_new_tokens; of the others it is not in the identity.
+DECODING = {
+    "greedy": (),
+    "beam": ("beam", "length_penalty"),
+    "fast": ("beam", "length_penalty"),
+    "thorough": ("beam", "length_penalty"),
+    "choices": ("length_penalty", "choices"),
+    "none": (),
+}
 
 
 class EvaluationOptions(Options):
@@ -21,9 +31,31 @@ class EvaluationOptions(Options):
     growth: Literal["coverage", "distractor"] | None = Field(None, description="as corpus.growth")
     source: Literal["index", "oracle", "random", "none"] | None = Field(None, description="as retrieval.source")
     k: int | None = Field(None, ge=0, description="passages read per question, as retrieval.k")
-    decode: Literal["greedy", "none"] = Field(
-        "greedy", description="greedy: write an answer (EM and F1 need one); none: only score the given answers"
+    decode: Literal["greedy", "beam", "fast", "thorough", "choices", "none"] = Field(
+        "greedy",
+        description="how an answer is written (EM and F1 need one): greedy; beam: beam search (rag_token, or one "
+        "reading); fast, thorough: RAG-Sequence over beams of each passage (Lewis et al. 2020, section 2.5); choices: "
+        "the best of evaluation.choices; none: only score the given answers",
     )
+    beam: int = Field(4, ge=1, description="hypotheses that beam, fast and thorough keep; 1 is greedy")
+    length_penalty: float = Field(
+        0.0,
+        ge=0,
+        description="log-probabilities of hypotheses, or choices, are divided by length ** this; 0: as they are",
+    )
+    choices: tuple[str, ...] | None = Field(None, description="answers that decode=choices ranks")
     max_new_tokens: int = Field(24, ge=1, description="longest answer written; never above prompt.max_answer_tokens")
     max_answers: int = Field(8, ge=1, description="at most so many distinct answers of a question enter nll_any")
     batch_size: Annotated[int, NEUTRAL] = Field(64, ge=1, description="questions read at once")
+
+    @field_validator("choices")
+    @classmethod
+    def _choices(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (len(set(value)) < 2 or len(set(value)) < len(value) or "" in value):
+            raise ValueError("needs at least two answers, all different and none empty")
+        return value
+
+    def identity(self, *leave_out: str) -> dict[str, Any]:
+        """The identity, without what this way of decoding does not read."""
+        unread = {name for names in DECODING.values() for name in names} - set(DECODING[self.decode])
+        return {name: value for name, value in super().identity(*leave_out).items() if name not in unread}

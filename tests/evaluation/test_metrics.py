@@ -60,6 +60,7 @@ def row(**given):
     base = {
         "id": "q", "question": "?", "template": "", "hops": 1, "answers": ["a"], "target": "a", "target_tokens": 2,
         "answer_bytes": 4, "nll": 1.0, "nll_without_end": 0.75, "nll_any": 0.5, "prediction": "a",
+        "fast_prediction": "a", "candidates": ["a", "b"], "candidate_logp": [-0.5, -2.0],
         "em": 1.0, "f1": 1.0, "rows": [5, 6],
         "scores": [2.0, 1.0], "prior": [0.75, 0.25], "posterior": [0.5, 0.5], "passage_nll": [1.0, 1.0], "truncated": 0,
         "gold": [5], "gold_of": [0], "gold_rank": 1, "gold_in_corpus": True, "gold_found": True, "answer_found": True,
@@ -76,6 +77,7 @@ def table_of(rows):
 
 def test_a_table_by_hand():
     second = {"gold": [6], "gold_rank": 2, "nll": 3.0, "answer_bytes": 12, "em": 0.0, "f1": 0.5, "truncated": 1}
+    second |= {"fast_prediction": "b"}
     missed = {"gold": [9], "gold_rank": None, "gold_found": False, "gold_in_corpus": False, "nll": 8.0, "entropy": None}
     without = {"gold": [], "gold_of": [], "gold_rank": None, "gold_found": None, "gold_in_corpus": None, "nll": 4.0}
     rows = [row(), row(**second), row(**missed, answer_found=False, entropy_given_gold=None), row(**without)]
@@ -92,6 +94,7 @@ def test_a_table_by_hand():
         "target_tokens": 2.0,
         "em": 0.75,
         "f1": 0.875,
+        "fast_differs": 0.25,
         "gold_recall@1": 1 / 3,
         "gold_recall@k": 2 / 3,
         "gold_found": 2 / 3,
@@ -114,6 +117,7 @@ def test_a_table_by_hand():
 def test_what_does_not_apply_is_null_with_a_reason():
     closed = {"rows": [], "scores": [], "prior": [], "posterior": [], "passage_nll": [], "gold_rank": None}
     unknown = {"gold_found": None, "gold_in_corpus": None, "answer_found": None, "entropy": None, "prediction": None}
+    unknown |= {"fast_prediction": None}
     metrics, nulls = metrics_of(table_of([row(**closed, **unknown, em=None, f1=None, entropy_given_gold=None)]))
     missing = {name for name, value in metrics.items() if value is None}
     assert missing == set(nulls)

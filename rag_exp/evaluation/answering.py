@@ -1,0 +1,103 @@
+"""Which decoder writes the answers: the one place where an objective and ``evaluation.decode`` meet.
+
+========== =========================================== =============================================
+decode     one distribution of the next token:         a sum over whole answers: RAG-Sequence and
+           RAG-Token, and where there is one reading   what shares its marginal, by passage
+========== =========================================== =============================================
+greedy     the likeliest token at each step            the same given each passage, then *fast*
+beam       beam search                                 an error
+fast       an error                                    beams given each passage, then *fast*
+thorough   an error                                    beams given each passage, then *thorough*
+choices    the given answers, ranked by the objective's own nats
+========== =========================================== =============================================
+
+No torch is imported before something is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rag_exp.evaluation.options import EvaluationOptions
+from rag_exp.models.objective import Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rag_exp.models.decoding.ranked import Ranked
+    from rag_exp.models.packing import Ids, ReaderBatch
+    from rag_exp.models.reader import Generator
+
+
+def decoding_problems(objective: Objective, options: EvaluationOptions, hosted: bool = False) -> list[str]:
+    """Why answers cannot be written so: one sentence each.
+
+    Args:
+        hosted: whether the generator runs elsewhere, and writes as it does.
+    """
+    decode, named = options.decode, f"objective={objective.kind}"  # type: ignore[attr-defined]
+    where = f"evaluation.decode: {decode}"
+    found = []
+    if hosted and decode not in ("greedy", "none"):
+        found.append(f"{where}: a hosted generator keeps no caches to search with; use greedy or none.")
+    if decode == "beam" and _sums_answers(objective):
+        found.append(f"{where}: {named} sums over whole answers, it has no next token; use fast or thorough.")
+    if decode in ("fast", "thorough") and not _sums_answers(objective):
+        found.append(f"{where}: {named} does not sum over whole answers by passage; use beam.")
+    if decode == "choices" and not options.choices:
+        found.append("evaluation.choices: none are given to rank; name them, as evaluation.choices=[yes,no,maybe].")
+    return found
+
+
+def answers(
+    generator: Generator,
+    batch: ReaderBatch,
+    doc_logprior_BK: Tensor,
+    objective: Objective,
+    options: EvaluationOptions,
+    max_new_tokens: int,
+    choices: Sequence[Ids] = (),
+) -> Ranked:
+    """Answers to the B questions of a batch, best first.
+
+    Args:
+        doc_logprior_BK: log p(z|x) of the batch's rows; zeros [B, 1] where there is one reading.
+        max_new_tokens: longest answer written, end token included.
+        choices: what ``decode=choices`` ranks, without end tokens.
+
+    Raises:
+        DataError: a prompt and an answer do not fit the generator's context.
+    """
+    from rag_exp.models.decoding.beam import Search, beam_search, beam_token_marginal
+    from rag_exp.models.decoding.choices import rank_choices
+    from rag_exp.models.decoding.greedy import greedy, greedy_token_marginal
+    from rag_exp.models.decoding.ranked import Ranked
+    from rag_exp.models.decoding.sequence import fast, fast_sequence, thorough
+
+    search = Search(max_new_tokens, options.beam, options.length_penalty)
+    match options.decode:
+        case "greedy" if objective.marginal == "token":
+            written = greedy_token_marginal(generator, batch, doc_logprior_BK, max_new_tokens)
+            alone = [[one] for one in zip(written.ids, written.logp_R.tolist(), strict=True)]
+            return Ranked(alone, written.target_logp_NT, written.counts)
+        case "greedy":
+            written = greedy(generator, batch, max_new_tokens)
+            ranked = fast_sequence(written.ids, written.logp_R, doc_logprior_BK)
+            return Ranked(ranked, written.target_logp_NT, written.counts)
+        case "beam" if objective.marginal == "token":
+            return beam_token_marginal(generator, batch, doc_logprior_BK, search)
+        case "beam":
+            return beam_search(generator, batch, search)
+        case "fast":
+            return fast(generator, batch, doc_logprior_BK, search)
+        case "thorough":
+            return thorough(generator, batch, doc_logprior_BK, search)
+        case "choices":
+            given = [choices] * len(doc_logprior_BK)
+            return rank_choices(generator, batch, doc_logprior_BK, given, objective.nll, options.length_penalty)
+    raise AssertionError(f"evaluation.decode={options.decode} writes no answers")
+
+
+def _sums_answers(objective: Objective) -> bool:
+    return objective.reading == "each" and objective.marginal == "sequence"
