@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 # What starting one more pass costs, in tokens, and the most tokens of one pass. On a CPU, small models spend as long
-# on launching a pass as on some 300 tokens, and beyond about 8,000 tokens their activations leave the cache; a GPU
+# on launching a pass as on some 100 tokens, and beyond about 8,000 tokens their activations leave the cache; a GPU
 # wants few, large passes. Both only decide how the work is cut.
-CPU_PASS, CPU_MOST = 256, 8192
+CPU_PASS, CPU_MOST = 128, 8192
 GPU_PASS, GPU_MOST = 16_384, 1 << 30
 
 
-def length_buckets(lengths_N: np.ndarray, device: str) -> list[np.ndarray]:
+def length_buckets(lengths_N: np.ndarray, device: str, most: int | None = None) -> list[np.ndarray]:
     """Groups of rows to pad and read together: every row once, long rows first.
 
     Rows are sorted by length and cut where it saves most, as long as the padding saved is worth the
@@ -20,12 +20,14 @@ def length_buckets(lengths_N: np.ndarray, device: str) -> list[np.ndarray]:
     Args:
         lengths_N: tokens of each row.
         device: torch device type.
+        most: tokens of one pass, padding included, at most (a longer row is read alone); None takes the device's.
     """
-    start, most = (CPU_PASS, CPU_MOST) if device == "cpu" else (GPU_PASS, GPU_MOST)
+    start, usual = (CPU_PASS, CPU_MOST) if device == "cpu" else (GPU_PASS, GPU_MOST)
+    most = usual if most is None else most
     order = np.argsort(-lengths_N, kind="stable")
     buckets = []
     for low, high in _cuts(lengths_N[order], 0, len(order), start):
-        parts = -(-int(lengths_N[order[low]]) * (high - low) // most)
+        parts = -(-(high - low) // max(1, most // max(1, int(lengths_N[order[low]]))))
         buckets += [part for part in np.array_split(order[low:high], max(1, parts)) if len(part)]
     return buckets
 

@@ -81,19 +81,17 @@ class _TargetLogp(torch.autograd.Function):
     ) -> Tensor:
         exact = torch.promote_types(dtype, torch.float32)
         logp_M = torch.empty(len(targets_M), dtype=exact, device=hidden_MD.device)
-        total_M = torch.empty_like(logp_M)
         kept: list[Tensor] = []
         with torch.autocast(hidden_MD.device.type, enabled=False):
             cast_VD = weight_VD.to(dtype)
             for low in range(0, len(targets_M), chunk):
                 rows = slice(low, low + chunk)
-                logits_CV = _logits(hidden_MD[rows].to(dtype), cast_VD, bias_V, exact)
-                total_M[rows] = logits_CV.logsumexp(-1)
-                logp_M[rows] = logits_CV.gather(-1, targets_M[rows, None])[:, 0] - total_M[rows]
+                logp_CV = _logits(hidden_MD[rows].to(dtype), cast_VD, bias_V, exact).log_softmax(-1)
+                logp_M[rows] = logp_CV.gather(-1, targets_M[rows, None])[:, 0]
                 if keep:
-                    kept.append(logits_CV.sub_(total_M[rows, None]).exp_())
-        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, targets_M, total_M, *kept)
-        ctx.dtype, ctx.chunk = dtype, chunk
+                    kept.append(logp_CV.exp_())
+        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, targets_M, *kept)
+        ctx.dtype, ctx.exact, ctx.chunk = dtype, exact, chunk
         return logp_M
 
     @staticmethod
@@ -102,33 +100,35 @@ class _TargetLogp(torch.autograd.Function):
             raise RuntimeError(
                 "target_logprobs has no second derivative; leave create_graph out, or project with all logits."
             )
-        hidden_MD, weight_VD, bias_V, targets_M, total_M, *kept = ctx.saved_tensors
-        exact = total_M.dtype
+        hidden_MD, weight_VD, bias_V, targets_M, *kept = ctx.saved_tensors
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         grad_hidden_MD = torch.empty_like(hidden_MD) if to_hidden else None
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=exact) if to_weight else None
-        grad_bias_V = torch.zeros_like(bias_V, dtype=exact) if to_bias else None
+        grad_weight_VD = grad_bias_V = None
         with torch.autocast(hidden_MD.device.type, enabled=False):
             cast_VD = weight_VD.to(ctx.dtype)
             for low in range(0, len(targets_M), ctx.chunk):
                 rows = slice(low, low + ctx.chunk)
-                hidden_CD = hidden_MD[rows].to(ctx.dtype)
+                hidden_CD, grad_C1 = hidden_MD[rows].to(ctx.dtype), grad_M[rows, None]
                 if kept:
-                    slope_CV = kept[low // ctx.chunk] * -grad_M[rows, None]
+                    slope_CV = kept[low // ctx.chunk] * -grad_C1
                 else:
-                    slope_CV = _logits(hidden_CD, cast_VD, bias_V, exact).sub_(total_M[rows, None]).exp_()
-                    slope_CV.mul_(-grad_M[rows, None])
-                slope_CV.scatter_add_(1, targets_M[rows, None], grad_M[rows, None])
-                if grad_bias_V is not None:
-                    grad_bias_V += slope_CV.sum(0)
-                slope_CV = slope_CV.to(ctx.dtype)
+                    slope_CV = _logits(hidden_CD, cast_VD, bias_V, ctx.exact).softmax(-1).mul_(-grad_C1)
+                slope_CV.scatter_add_(1, targets_M[rows, None], grad_C1)
+                if to_bias:
+                    grad_bias_V = slope_CV.sum(0) if grad_bias_V is None else grad_bias_V + slope_CV.sum(0)
                 if grad_hidden_MD is not None:
-                    grad_hidden_MD[rows] = (slope_CV @ cast_VD).to(hidden_MD.dtype)
-                if grad_weight_VD is not None:
-                    grad_weight_VD.addmm_(slope_CV.T.to(exact), hidden_CD.to(exact))
-        grad_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype)
-        grad_bias = None if grad_bias_V is None else grad_bias_V.to(bias_V.dtype)
-        return grad_hidden_MD, grad_weight, grad_bias, None, None, None, None
+                    grad_hidden_MD[rows] = (slope_CV.to(ctx.dtype) @ cast_VD).to(hidden_MD.dtype)
+                if to_weight and grad_weight_VD is None:
+                    grad_weight_VD = slope_CV.T @ hidden_CD.to(ctx.exact)
+                elif to_weight:
+                    grad_weight_VD.addmm_(slope_CV.T, hidden_CD.to(ctx.exact))
+        if to_weight:
+            grad_weight_VD = (
+                torch.zeros_like(weight_VD) if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype)
+            )
+        if to_bias:
+            grad_bias_V = torch.zeros_like(bias_V) if grad_bias_V is None else grad_bias_V.to(bias_V.dtype)
+        return grad_hidden_MD, grad_weight_VD, grad_bias_V, None, None, None, None
 
 
 def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, exact: torch.dtype) -> Tensor:

@@ -5,20 +5,44 @@ Shapes: N reader rows, L input tokens, T target tokens, V vocabulary, D width, M
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rag_exp.core.errors import DataError
 from rag_exp.data.tokenizer import TextTokenizer
 from rag_exp.models.buckets import length_buckets
 from rag_exp.models.fusion import encode_apart
+from rag_exp.models.lookup import BatchLookup
 from rag_exp.models.packing import IGNORE, ReaderBatch
+from rag_exp.models.projection import target_logprobs
 
 WEIGHTS = "model.safetensors"
+PROJECTION_CHUNK = 32 * 10**6  # bytes of logits that are computed at once
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What scoring may keep for its backward pass; the options of ``trainer`` that bear these names.
+
+    Attributes:
+        microbatch_tokens: tokens, padding included, that are read at once, and read again in backward; None keeps
+            what was read.
+        gradient_checkpointing: whether each layer's activations are computed again in backward.
+        projection_mb: probabilities over the vocabulary that may wait for backward, in MB; more are computed again.
+    """
+
+    microbatch_tokens: int | None = None
+    gradient_checkpointing: bool = False
+    projection_mb: int = 256
 
 
 class Generator(nn.Module):
@@ -39,26 +63,54 @@ class Generator(nn.Module):
         super().__init__()
         self.model, self.tokenizer, self.context, self.seq2seq = model, tokenizer, context, seq2seq
         self.decoder_start = _decoder_start(model) if seq2seq else []
+        self.memory = Memory()
 
-    def token_logp(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
+    def keep(self, memory: Memory) -> None:
+        """Let scoring keep so much for backward.
+
+        Raises:
+            DataError: ``gradient_checkpointing`` of an architecture that has none.
+        """
+        if memory.gradient_checkpointing and not self.model.supports_gradient_checkpointing:
+            raise DataError(
+                f"{self.model.config.model_type}: transformers has no gradient checkpointing for it; "
+                "set trainer.gradient_checkpointing=false (trainer.microbatch_tokens saves memory with any model)."
+            )
+        if memory.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        elif self.memory.gradient_checkpointing:
+            self.model.gradient_checkpointing_disable()
+        self.memory = memory
+
+    def token_logp(self, batch: ReaderBatch) -> Tensor:
         """log p(y_t|x,z,y_<t) of every target token, shape [N, T]; exactly 0 where there is no target.
 
         Rows are read in groups of nearly equal length (:mod:`rag_exp.models.buckets`), so that little padding
-        is computed; the result does not depend on the grouping.
+        is computed; the result does not depend on the grouping. With ``memory.microbatch_tokens`` a group's
+        activations are not kept but computed again in backward, its dropout drawn again as it was.
 
         The vocabulary projection and its softmax, in float32 whatever the model's precision, are
-        computed at target positions alone. A decoder-only model needs no mask over the right padding:
-        it is causal, and no target stands after padding.
+        computed at target positions alone, once for all groups. A decoder-only model needs no mask over
+        the right padding: it is causal, and no target stands after padding.
         """
         assert batch.targets_NT is not None, "this batch has no answers to score"
-        buckets = length_buckets(batch.lengths_N, batch.input_ids_NL.device.type)
-        if len(buckets) == 1:
-            return self.padded_token_logp(batch)
-        parts = [self.padded_token_logp(batch.select(rows)) for rows in buckets]
-        T = batch.targets_NT.shape[1]
-        whole_NT = torch.cat([nn.functional.pad(part, (0, T - part.shape[1])) for part in parts])
-        order = torch.from_numpy(np.concatenate(buckets)).to(whole_NT.device)
-        return torch.empty_like(whole_NT).index_copy(0, order, whole_NT)
+        most = self.memory.microbatch_tokens
+        buckets = length_buckets(batch.lengths_N, batch.input_ids_NL.device.type, most)
+        groups = [batch.select(rows) for rows in buckets]
+        differentiates = torch.is_grad_enabled()
+        lookup = BatchLookup(self.model, self._all_ids(batch)) if differentiates and len(groups) > 1 else None
+        read = self._target_hidden if self._head_is_affine else self._target_logits
+        parts = []
+        for group in groups:
+            with_lookup = partial(self._looking_up, lookup, read, group)
+            if most is not None and differentiates:
+                parts.append(checkpoint(with_lookup, use_reentrant=False))
+            else:
+                parts.append(with_lookup())
+        order = torch.from_numpy(np.concatenate(buckets)).to(batch.targets_NT.device)
+        targets_NT = batch.targets_NT[order]
+        logp_NT = self._logp(torch.cat(parts), targets_NT)
+        return torch.empty_like(logp_NT).index_copy(0, order, logp_NT)
 
     def padded_token_logp(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
         """As :meth:`token_logp`, all rows padded to the longest and read in one pass.
@@ -68,21 +120,78 @@ class Generator(nn.Module):
             encoded: for seq2seq, the encoder's output for the batch where it is known already.
         """
         assert batch.targets_NT is not None, "this batch has no answers to score"
-        wanted_NT = batch.targets_NT != IGNORE
-        if self.seq2seq:
-            if encoded is None and batch.parts_NK is not None:
-                encoded = self.encode(batch)
-            prompt = {"input_ids": batch.input_ids_NL} if encoded is None else {"encoder_outputs": encoded}
-            logits_MV = self.projected(
-                self._decoder_positions(wanted_NT),
-                **prompt,
-                attention_mask=batch.attention_mask_NL,
-                decoder_input_ids=self.decoder_inputs(batch.targets_NT),
-                use_cache=False,
-            ).logits[0]
-        else:
-            logits_MV = self.projected(target_index(batch), input_ids=batch.input_ids_NL, use_cache=False).logits[0]
-        return self.target_logp(logits_MV, batch.targets_NT)
+        read = self._target_hidden if self._head_is_affine else self._target_logits
+        return self._logp(read(batch, encoded), batch.targets_NT)
+
+    @staticmethod
+    def _looking_up(lookup: BatchLookup | None, read: Callable[[ReaderBatch], Tensor], group: ReaderBatch) -> Tensor:
+        with lookup.active() if lookup is not None else nullcontext():
+            return read(group)
+
+    def _target_hidden(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
+        """What the output embedding gets at the M target positions of a batch, in row order, [M, D]."""
+        caught: list[Tensor] = []
+
+        def catch(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden_NLD, *rest = args
+            caught.append(hidden_NLD.flatten(0, 1).index_select(0, index_M))
+            return (hidden_NLD[:, :0], *rest)  # nothing is left to project
+
+        index_M, inputs = self._reading(batch, encoded)
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(catch)
+        try:
+            self.model(**inputs)
+        finally:
+            handle.remove()
+        return caught[0]
+
+    def _target_logits(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
+        """The logits at the M target positions of a batch, in row order, [M, V]."""
+        index_M, inputs = self._reading(batch, encoded)
+        return self.projected(index_M, **inputs).logits[0]
+
+    def _reading(self, batch: ReaderBatch, encoded: Any) -> tuple[Tensor, dict[str, Any]]:
+        """The target positions of a batch and the model's inputs that read it."""
+        assert batch.targets_NT is not None
+        if not self.seq2seq:
+            return target_index(batch), {"input_ids": batch.input_ids_NL, "use_cache": False}
+        if encoded is None and batch.parts_NK is not None:
+            encoded = self.encode(batch)
+        prompt = {"input_ids": batch.input_ids_NL} if encoded is None else {"encoder_outputs": encoded}
+        return self._decoder_positions(batch.targets_NT != IGNORE), {
+            **prompt,
+            "attention_mask": batch.attention_mask_NL,
+            "decoder_input_ids": self.decoder_inputs(batch.targets_NT),
+            "use_cache": False,
+        }
+
+    def _all_ids(self, batch: ReaderBatch) -> Tensor:
+        ids = batch.input_ids_NL.flatten()
+        if not self.seq2seq:
+            return ids
+        assert batch.targets_NT is not None
+        return torch.cat([ids, self.decoder_inputs(batch.targets_NT).flatten()])
+
+    def _logp(self, found: Tensor, targets_NT: Tensor) -> Tensor:
+        """Log-probabilities of the targets from what was read at their positions: hidden states, or logits."""
+        if not self._head_is_affine:
+            return self.target_logp(found, targets_NT)
+        head = self.model.get_output_embeddings()
+        bias_V = head.bias
+        beside = getattr(self.model, "final_logits_bias", None)
+        if beside is not None:
+            bias_V = beside[0] if bias_V is None else bias_V + beside[0]
+        wanted_NT = targets_NT != IGNORE
+        row = 4 * len(head.weight)
+        logp_M = target_logprobs(
+            found[None],
+            head.weight,
+            targets_NT[wanted_NT][None],
+            bias_V,
+            chunk=max(1, PROJECTION_CHUNK // row),
+            keep=len(found) * row <= self.memory.projection_mb * 10**6,
+        )[0]
+        return logp_M.new_zeros(targets_NT.shape).masked_scatter(wanted_NT, logp_M)
 
     def encode(self, batch: ReaderBatch) -> Any:
         """What a seq2seq decoder attends to, under ``attention_mask_NL``: states of shape [N, L, D] in the form that
@@ -118,6 +227,27 @@ class Generator(nn.Module):
             return self.model(**inputs)
         finally:
             handle.remove()
+
+    @cached_property
+    def _head_is_affine(self) -> bool:
+        """Whether the logits are a linear layer of the last hidden states and a bias, and no more: found by asking.
+
+        Where they are more (Gemma caps them, Cohere scales them), the logits of all targets are computed at once.
+        """
+        head, caught = self.model.get_output_embeddings(), []
+        if type(head) is not nn.Linear:
+            return False
+        device = head.weight.device
+        ids = torch.tensor([[self.tokenizer.eos]], device=device)
+        inputs = {"decoder_input_ids": ids} if self.seq2seq else {}
+        handle = head.register_forward_hook(lambda _, __, out: caught.append(out))
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                logits = self.model(input_ids=ids, use_cache=False, **inputs).logits
+        finally:
+            handle.remove()
+        beside = getattr(self.model, "final_logits_bias", None)
+        return torch.equal(logits, caught[0] if beside is None else caught[0] + beside)
 
     def decoder_inputs(self, targets_NT: Tensor) -> Tensor:
         """A seq2seq decoder's input: the start tokens, then the targets but the last; pad where there is none."""

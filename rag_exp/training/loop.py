@@ -126,6 +126,7 @@ def fit_stage(
                 Reporter(stage.name, ticker, mirror or Mirror(None), trainer.log_every),
                 Keeper(file, trainer.checkpoint_every),
             ]
+            generator.keep(trainer.memory())
             module.train()
             _fit(_trainer(device, stage, stage.steps - meter.done, callbacks), module, feed)
     stats = meter.stats(sizes)

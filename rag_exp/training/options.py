@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from rag_exp.core.options import NEUTRAL, Options
+
+if TYPE_CHECKING:
+    from rag_exp.models.reader import Memory
 
 Precision = Literal["32", "bf16"]
 
@@ -100,6 +103,24 @@ class TrainerOptions(Options):
         200, ge=1, description="steps between checkpoints; a killed run goes on from the last one"
     )
     log_every: Annotated[int, NEUTRAL] = Field(20, ge=1, description="steps between lines of the logger")
+    microbatch_tokens: Annotated[int | None, NEUTRAL] = Field(
+        None,
+        ge=1,
+        description="tokens read at once in training, and read again in backward, so that peak memory does not grow "
+        "with k; null keeps all activations. Where the generator has dropout, the cut decides which draws it gets",
+    )
+    gradient_checkpointing: Annotated[bool, NEUTRAL] = Field(
+        False, description="compute each layer's activations again in backward instead of keeping them"
+    )
+    projection_mb: Annotated[int, NEUTRAL] = Field(
+        256, ge=0, description="MB of probabilities over the vocabulary kept for backward; more are computed again"
+    )
+
+    def memory(self) -> Memory:
+        """What the reader may keep for its backward pass."""
+        from rag_exp.models.reader import Memory
+
+        return Memory(self.microbatch_tokens, self.gradient_checkpointing, self.projection_mb)
 
     def resolved_device(self) -> str:
         """The torch device to use: ``cpu``, ``cuda:<device>`` or ``mps``.

@@ -25,10 +25,20 @@ def test_one_long_row_is_read_apart():
 
 
 def test_a_pass_is_not_started_to_save_less_than_it_costs():
-    lengths = np.array([90] + [10] * 3)  # a cut saves 240 tokens
-    assert CPU_PASS > 240
+    lengths = np.array([50] + [10] * 3)  # a cut saves 120 tokens
+    assert 120 < CPU_PASS < 160
     assert len(length_buckets(lengths, "cpu")) == 1
-    assert len(length_buckets(np.array([90] + [10] * 4), "cpu")) == 2
+    assert len(length_buckets(np.array([50] + [10] * 4), "cpu")) == 2
+
+
+def test_passes_hold_the_tokens_that_are_asked_for():
+    lengths = np.arange(10, 60)
+    buckets = length_buckets(lengths, "cuda", most=300)
+    assert sorted(np.concatenate(buckets).tolist()) == list(range(50))
+    assert (
+        max(len(b) * lengths[b].max() for b in buckets) <= 350
+    )  # even shares of a group, its longest row's padding on
+    assert [len(b) for b in length_buckets(np.array([90, 80]), "cpu", most=20)] == [1, 1]
 
 
 def test_big_groups_are_cut_evenly_on_a_cpu_alone():

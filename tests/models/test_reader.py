@@ -7,10 +7,10 @@ import torch
 
 from rag_exp.models import reader as reader_module
 from rag_exp.models.ladder import Ladder
-from rag_exp.models.marginalize import doc_logprior, rag_sequence_nll
+from rag_exp.models.marginalize import doc_logprior, rag_sequence_nll, target_logprobs
 from rag_exp.models.packing import IGNORE, Packer, ReaderBatch
 from rag_exp.models.prompt import PromptOptions
-from rag_exp.models.reader import Generator
+from rag_exp.models.reader import Generator, Memory
 
 FAMILIES = ["llama", "t5", "bart"]
 QUESTIONS = ["What is the capital of Norway?", "Fiji?", "What is the highest point of Nepal?"]
@@ -88,22 +88,35 @@ def test_reading_in_groups_changes_nothing(family, vocabulary, monkeypatch):
     with torch.no_grad():
         together = generator.padded_token_logp(batch)
         monkeypatch.setattr(
-            reader_module, "length_buckets", lambda lengths, device: [lengths.argsort()[i : i + 1] for i in range(6)]
+            reader_module, "length_buckets", lambda lengths, *_: [lengths.argsort()[i : i + 1] for i in range(6)]
         )
         apart = generator.token_logp(batch)
     torch.testing.assert_close(apart, together, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_vocabulary_projection_at_target_positions_alone(family, vocabulary):
+def test_vocabulary_projection_at_target_positions_alone(family, vocabulary, monkeypatch):
     generator, packer = make(family, vocabulary)
     batch = packed(packer)
-    shapes = []
-    head = generator.model.get_output_embeddings()
-    head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
+    head, M = generator.model.get_output_embeddings(), int((batch.targets_NT != IGNORE).sum())
     with torch.no_grad():
-        generator.padded_token_logp(batch)
-    assert shapes == [(1, int((batch.targets_NT != IGNORE).sum()), 320)]
+        expected_NT = generator.token_logp(batch)
+    shapes, given = [], []
+    head.register_forward_hook(lambda module, inputs, output: shapes.append(output.numel() // 320))
+
+    def watched(hidden, weight, targets, *rest, **options):
+        given.append(tuple(hidden.shape))
+        return target_logprobs(hidden, weight, targets, *rest, **options)
+
+    monkeypatch.setattr(reader_module, "target_logprobs", watched)
+    with torch.no_grad():
+        torch.testing.assert_close(generator.token_logp(batch), expected_NT)
+    assert given == [(1, M, 48)]
+    assert not any(shapes)
+    generator.__dict__["_head_is_affine"] = False  # as where a model does more to its logits
+    with torch.no_grad():
+        torch.testing.assert_close(generator.token_logp(batch), expected_NT)
+    assert shapes[-1] == M
     assert not head._forward_pre_hooks  # nothing stays behind
 
 
@@ -131,3 +144,77 @@ def test_scoring_needs_answers(vocabulary):
     generator, packer = make("llama", vocabulary)
     with pytest.raises(AssertionError, match="no answers"):
         generator.token_logp(packed(packer, answers=False))
+
+
+def step(generator: Generator, batch: ReaderBatch, memory: Memory) -> dict[str, torch.Tensor]:
+    """Loss and gradients of one training step, dropout drawn from one seed."""
+    generator.keep(memory)
+    generator.train()
+    generator.zero_grad()
+    torch.manual_seed(7)
+    scores_BK = torch.tensor([[1.0, 0.3], [0.2, 0.4], [0.0, 2.0]])
+    logp_NT = generator.token_logp(batch)
+    loss = rag_sequence_nll(logp_NT.view(3, 2, -1), doc_logprior(scores_BK), batch.target_mask_BT).mean()
+    loss.backward()
+    return {"loss": loss.detach(), **{n: p.grad.clone() for n, p in generator.named_parameters()}}
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float = 1e-6) -> None:
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_microbatches_equal_the_same_groups_kept(family, dropout, vocabulary, monkeypatch):
+    """In loss and every gradient, dropout on too: what is read again draws again what it drew."""
+    generator, packer = make(family, vocabulary, dropout=dropout)
+    batch = packed(packer)
+    most = 2 * int(batch.lengths_N.max())
+    assert len(reader_module.length_buckets(batch.lengths_N, "cpu", most)) > 2
+    monkeypatch.setattr("rag_exp.models.buckets.CPU_MOST", most)
+    kept = step(generator, batch, Memory())
+    passes = []
+    generator.model.register_forward_pre_hook(lambda *_: passes.append(1))  # reading again ends before the head
+    same(step(generator, batch, Memory(microbatch_tokens=most)), kept)
+    assert len(passes) == 2 * len(reader_module.length_buckets(batch.lengths_N, "cpu", most))
+    monkeypatch.undo()
+    if not dropout:
+        same(step(generator, batch, Memory()), kept, 1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "memory", [Memory(gradient_checkpointing=True), Memory(projection_mb=0), Memory(100, True, 0)], ids=str
+)
+def test_what_is_kept_changes_nothing(family, memory, vocabulary):
+    generator, packer = make(family, vocabulary)
+    batch = packed(packer)
+    same(step(generator, batch, memory), step(generator, batch, Memory()), 1e-5)
+
+
+def test_microbatches_under_autocast(vocabulary, monkeypatch):
+    generator, packer = make("llama", vocabulary)
+    batch = packed(packer)
+    monkeypatch.setattr("rag_exp.models.buckets.CPU_MOST", 200)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = step(generator, batch, Memory())
+        same(step(generator, batch, Memory(microbatch_tokens=200)), kept)
+
+
+def test_logits_that_are_more_than_a_projection_are_taken_whole(vocabulary):
+    """A model that caps its logits, as Gemma does: the same values as without our shortcut."""
+    generator, packer = make("llama", vocabulary)
+    batch = packed(packer)
+    assert generator._head_is_affine
+    capped, _ = make("llama", vocabulary)
+
+    def cap(module, inputs, output):
+        output.logits = 2 * torch.tanh(output.logits / 2)
+        return output
+
+    capped.model.register_forward_hook(cap)
+    assert not capped._head_is_affine
+    with torch.no_grad():
+        torch.testing.assert_close(capped.token_logp(batch), naive(capped, batch), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(capped.token_logp(batch), generator.token_logp(batch), atol=1e-2)
