@@ -24,8 +24,8 @@ from rag_exp.retrieval.results import SearchResult
 
 _WORD = re.compile(r"\b\w\w+\b")
 
-
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it says at DEBUG what it does, whatever the root's level
+# It says at DEBUG what it does, whatever the root's level, and sets its own level when it is imported.
+logging.getLogger("bm25s").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 @INDEXES.register

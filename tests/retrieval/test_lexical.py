@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -78,3 +79,9 @@ def test_stop_words_come_from_the_file_that_was_built(tmp_path: Path):
     """A query must be read as the passages were, whatever the options of the moment say."""
     BM25(stopwords=None).create(TEXTS, 0).save(tmp_path)
     assert BM25(stopwords="en").load(tmp_path).search(["the"], 1).scores_QK[0, 0] > 0
+
+
+def test_bm25s_does_not_talk(caplog):
+    with caplog.at_level(logging.DEBUG):
+        BM25().create(["one two", "three"], 0)
+    assert not caplog.records
