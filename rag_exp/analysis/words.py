@@ -169,7 +169,7 @@ def _worth(law: LawFit, metric: str, where: dict[str, Any]) -> Iterator[str]:
         yield exchange_sentence(worth)
         if worth.factor is None and worth.effect.sign > 0:
             yield exchange_sentence(exchange(law, effects["N"], "M"))
-        mixed = any(len({f.variable for f in term.factors}) > 1 for term in law.form.terms)
+        mixed = any(len(term.variables) > 1 for term in law.form.terms)
         yield (
             "The law has a term in both, so that what a larger corpus is worth depends on the model that reads it."
             if mixed

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.forms import FORMS, Form, form_by_name
     from rag_exp.laws.options import LAWS, LawOptions
     from rag_exp.laws.uncertainty import question_bootstrap
+    from rag_exp.laws.unique import unique_parameters
 
 _HOME = {
     "FORMS": "forms",
@@ -35,6 +36,7 @@ _HOME = {
     "fit": "fitting",
     "form_by_name": "forms",
     "question_bootstrap": "uncertainty",
+    "unique_parameters": "unique",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "fit",
     "form_by_name",
     "question_bootstrap",
+    "unique_parameters",
 ]
 
 

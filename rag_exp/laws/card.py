@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
-from rag_exp.laws.forms import AXES, Form, form_by_name
+from rag_exp.laws.form import AXES, Form
+from rag_exp.laws.forms import form_by_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,8 +234,13 @@ class LawFit:
         total = column[self.form.floor] if self.form.floor else 0.0
         for term in self.form.terms:
             # The coefficient enters the exponent: alone it may be 1e40 where its power is 1e-40.
-            with np.errstate(divide="ignore"):
-                log_term = np.log(column[term.coefficient])
+            if term.curve:
+                own = {s: column[s] for s in (*term.curve.exponents, *term.curve.scales)}
+                log_term, inner = term.curve.from_papers(column[term.coefficient], own)
+                log_term = log_term + term.curve.log(logs, dict.fromkeys(logs, 0.0), inner)
+            else:
+                with np.errstate(divide="ignore"):
+                    log_term = np.log(column[term.coefficient])
             other: Any = 1.0
             for f in term.factors:
                 if f.exponent is None:

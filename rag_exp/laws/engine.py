@@ -1,7 +1,7 @@
 """Value, gradient and Hessian of a form's objective, for many problems at once.
 
-Shapes: R problems solved side by side (starts or bootstrap replicates), n rows, T terms, m exponents,
-p = 1 + T + m parameters in the order floor, coefficients, exponents (the floor's slot is kept for forms
+Shapes: R problems solved side by side (starts or bootstrap replicates), n rows, T terms, m shape parameters,
+p = 1 + T + m parameters in the order floor, coefficients, shapes (the floor's slot is kept for forms
 without one, and held at 0).
 
 Inside, every axis is measured from the end of the data where its term is largest, so that a coefficient is
@@ -11,11 +11,16 @@ term's coefficient does not have to follow its exponent along a curved valley.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
-from rag_exp.laws.forms import Form
+from rag_exp.laws.curves import Curve
+from rag_exp.laws.form import Form
+from rag_exp.laws.jets import Jet
+from rag_exp.laws.terms import Term
 
 LAD_DELTA = 1e-8  # least absolute deviations as the limit of Huber's loss (objective within n * delta / 2)
 EPS = float(np.finfo(float).eps)
@@ -24,66 +29,155 @@ EXACT = 1e-13  # residuals this small are rounding: the data follow the form exa
 
 
 @dataclass(frozen=True)
-class Design:
-    """A form on given rows, each term anchored where it is largest.
+class Slope:
+    """How the logarithm of a unit term changes with the shapes: positions in theta, and derivatives [n] or [R, n]."""
 
-    ``log_factors_Tnm`` holds each term's derivative of its log with respect to the exponents, so that term t
-    is ``coefficient * basis_Tn * exp(log_factors_Tnm @ exponents)``, its sign inside ``basis_Tn``.
+    first: list[tuple[int, Any]]
+    second: list[tuple[int, int, Any]]
+
+
+class DesignTerm:
+    """One term on given rows: ``coefficient * basis_n * exp(powers_nm @ exponents + curve)``, anchored.
+
+    Attributes:
+        powers: (position in theta, direction * log of the axis from its anchor [n]) per power of an axis.
+        basis_n: the sign, times the logarithms that the term holds.
+        anchors: the log of the axis that each power or curve is measured from.
     """
 
+    def __init__(self, form: Form, term: Term, logs: Mapping[str, np.ndarray], fixed: Mapping[str, float]):
+        self.term = term
+        first = 1 + len(form.terms)
+        self.position = {name: first + i for i, name in enumerate(form.shapes)}
+        self.basis_n = np.full(len(next(iter(logs.values()))), float(term.sign))
+        self.log_anchor = 0.0
+        self.power_anchors: list[tuple[int, int, float]] = []
+        powers: dict[int, np.ndarray] = {}
+        # A held coefficient must mean the same for every exponent, so its axis keeps its own units.
+        held = term.coefficient in fixed or any(s in fixed for s in term.scales)
+        for f in term.factors:
+            x = logs[f.variable]
+            low, high = float(x.min()), float(x.max())
+            if f.exponent is None:
+                self.log_anchor = 0.0 if form.floor in fixed or held else low
+                self.basis_n = self.basis_n * (x - self.log_anchor)
+                continue
+            at = 0.0 if held else high if f.direction > 0 else low
+            where = self.position[f.exponent]
+            self.power_anchors.append((where, f.direction, at))
+            powers[where] = powers.get(where, 0.0) + f.direction * (x - at)
+        self.powers = sorted(powers.items())
+        self.curve: Curve | None = term.curve
+        self.at: dict[str, float] = {}
+        if term.curve:
+            self.at = {v: 0.0 if held else float(logs[v].min()) for v in term.curve.variables}
+            self.x = {v: logs[v] - at for v, at in self.at.items()}
+        self._squares = [(j, k, a * b) for i, (j, a) in enumerate(self.powers) for k, b in self.powers[i:]]
+
+    def _curve_parameters(self, theta_Rp: np.ndarray) -> dict[str, np.ndarray]:
+        return {s: theta_Rp[:, self.position[s], None] for s in (*self.curve.exponents, *self.curve.scales)}  # type: ignore[union-attr]
+
+    def _scaled(self, log_Rn: Any) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return self.basis_n * np.exp(np.minimum(log_Rn, 700.0))
+
+    def _power_log(self, theta_Rp: np.ndarray) -> np.ndarray:
+        log_Rn = np.zeros((len(theta_Rp), len(self.basis_n)))
+        for j, x in self.powers:
+            log_Rn += theta_Rp[:, j, None] * x
+        return log_Rn
+
+    def unit(self, theta_Rp: np.ndarray) -> np.ndarray:
+        """The term per unit of its coefficient, sign included: [R, n]."""
+        log_Rn = self._power_log(theta_Rp)
+        if self.curve:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                log_Rn = log_Rn + self.curve.log(self.x, self.at, self._curve_parameters(theta_Rp))
+        return self._scaled(log_Rn)
+
+    def unit_and_slope(self, theta_Rp: np.ndarray) -> tuple[np.ndarray, Slope]:
+        """:meth:`unit`, and the derivatives of its logarithm; second ones include the products of first ones."""
+        log_Rn = self._power_log(theta_Rp)
+        if not self.curve:
+            return self._scaled(log_Rn), Slope(list(self.powers), self._squares)
+        jets = {name: Jet.of(name, value) for name, value in self._curve_parameters(theta_Rp).items()}
+        bent = self.curve.log(self.x, self.at, jets)
+        first: dict[int, Any] = dict(self.powers)
+        for name, slope in bent.first.items():
+            j = self.position[name]
+            first[j] = first.get(j, 0.0) + slope
+        order = sorted(first)
+        second = {(j, k): first[j] * first[k] for i, j in enumerate(order) for k in order[i:]}
+        for (a, b), bend in bent.second.items():
+            j, k = sorted((self.position[a], self.position[b]))
+            second[j, k] = second[j, k] + bend
+        slope = Slope([(j, first[j]) for j in order], [(j, k, v) for (j, k), v in second.items()])
+        return self._scaled(log_Rn + bent.value), slope
+
+    def to_papers(self, c_R: np.ndarray, theta_Rp: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        """The coefficient, and the scales by position, in the axes' own units."""
+        for j, direction, at in self.power_anchors:
+            c_R = c_R * np.exp(-direction * theta_Rp[:, j] * at)
+        if not self.curve:
+            return c_R, {}
+        inner = {s: v[:, 0] for s, v in self._curve_parameters(theta_Rp).items()}
+        based = self.curve.rebase(inner, self.at)
+        nowhere = dict.fromkeys(self.at, 0.0)
+        shift = self.curve.log(nowhere, self.at, inner) - self.curve.log(self.at, nowhere, based)
+        c_R, own = self.curve.to_papers(c_R * np.exp(shift), based)
+        return c_R, {self.position[s]: own[s] for s in self.curve.scales}
+
+
+@dataclass(frozen=True)
+class Design:
+    """A form on given rows, each term anchored where it is largest."""
+
     form: Form
-    log_factors_Tnm: np.ndarray
-    basis_Tn: np.ndarray
-    anchors: dict[str, float]
-    log_anchors: dict[str, float]
+    parts: tuple[DesignTerm, ...]
 
     @classmethod
-    def build(cls, form: Form, logs: dict[str, np.ndarray], fixed: dict[str, float]) -> Design:
+    def build(cls, form: Form, logs: Mapping[str, np.ndarray], fixed: Mapping[str, float]) -> Design:
         """``logs``: natural logarithms of the axes, each of shape [n]. ``fixed``: the parameters held."""
-        n = len(next(iter(logs.values())))
-        log_factors = np.zeros((len(form.terms), n, len(form.exponents)))
-        basis = np.empty((len(form.terms), n))
-        anchors: dict[str, float] = {}
-        log_anchors: dict[str, float] = {}
-        for t, term in enumerate(form.terms):
-            basis[t] = term.sign
-            for f in term.factors:
-                held = term.coefficient in fixed if f.exponent else form.floor in fixed
-                # A held coefficient must mean the same for every exponent, so its axis keeps its own units.
-                ends = (float(logs[f.variable].min()), float(logs[f.variable].max()))
-                anchor = 0.0 if held else ends[f.direction > 0 and f.exponent is not None]
-                if f.exponent is None:
-                    log_anchors[term.coefficient] = anchor
-                    basis[t] *= logs[f.variable] - anchor
-                else:
-                    anchors[f"{term.coefficient}:{f.variable}"] = anchor
-                    log_factors[t, :, form.exponents.index(f.exponent)] += f.direction * (logs[f.variable] - anchor)
-        return cls(form, log_factors, basis, anchors, log_anchors)
+        return cls(form, tuple(DesignTerm(form, term, logs, fixed) for term in form.terms))
+
+    def bounds(self, fixed: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of the inner parameters, equal where one is held: two of shape [p]."""
+        form = self.form
+        bounds = []
+        for name in (form.floor, *form.coefficients, *form.shapes):
+            if name is None:
+                bounds.append((0.0, 0.0))
+            elif name in fixed:
+                held = np.log(fixed[name]) if name in form.scales else fixed[name]
+                bounds.append((held, held))
+            elif name in form.scales:
+                part = next(p for p in self.parts if name in p.term.scales)
+                bounds.append(part.curve.scale_bounds(name, part.x))  # type: ignore[union-attr]
+            else:
+                bounds.append(form.bound(name))
+        low, high = np.array(bounds, dtype=float).T
+        return low, high
 
     def to_papers(self, theta_Rp: np.ndarray) -> np.ndarray:
         """Inner parameters [R, p] to the form's own, without the slot of an absent floor: [R, parameters]."""
         out = theta_Rp.copy()
-        T = len(self.form.terms)
-        for t, term in enumerate(self.form.terms):
-            for f in term.factors:
-                if f.exponent is None:
-                    out[:, 0] -= term.sign * theta_Rp[:, 1 + t] * self.log_anchors[term.coefficient]
-                else:
-                    power = f.direction * theta_Rp[:, 1 + T + self.form.exponents.index(f.exponent)]
-                    out[:, 1 + t] *= np.exp(-power * self.anchors[f"{term.coefficient}:{f.variable}"])
+        for t, part in enumerate(self.parts):
+            out[:, 0] -= part.term.sign * theta_Rp[:, 1 + t] * part.log_anchor
+            out[:, 1 + t], scales = part.to_papers(theta_Rp[:, 1 + t], theta_Rp)
+            for j, values in scales.items():
+                out[:, j] = values
         return out if self.form.floor else out[:, 1:]
 
     def terms(self, theta_Rp: np.ndarray) -> np.ndarray:
         """Each term per unit of its coefficient, sign included: [R, T, n]."""
-        T = len(self.form.terms)
-        power_RTn = np.einsum("tnm,rm->rtn", self.log_factors_Tnm, theta_Rp[:, 1 + T :])
-        with np.errstate(over="ignore"):
-            return self.basis_Tn * np.exp(np.minimum(power_RTn, 700.0))
+        return np.stack([part.unit(theta_Rp) for part in self.parts], axis=1)
 
     def values(self, theta_Rp: np.ndarray) -> np.ndarray:
         """Predictions: [R, n]."""
-        T = len(self.form.terms)
-        return theta_Rp[:, :1] + np.einsum("rt,rtn->rn", theta_Rp[:, 1 : 1 + T], self.terms(theta_Rp))
+        total = theta_Rp[:, :1]
+        for t, part in enumerate(self.parts):
+            total = total + theta_Rp[:, 1 + t, None] * part.unit(theta_Rp)
+        return total
 
 
 @dataclass(frozen=True)
@@ -113,63 +207,82 @@ class Objective:
         if not self.log:
             return value - self.y_Rn
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(value > 0, np.log(np.where(value > 0, value, 1.0)) - np.log(self.y_Rn), np.inf)
+            return np.where(value > 0, np.log(value / self.y_Rn), np.inf)
 
     def loss(self, theta_Rp: np.ndarray) -> np.ndarray:
         """[R]; infinite where a prediction is not positive."""
         r = self.residuals(theta_Rp)
-        size = np.abs(r)
         if np.isinf(self.delta):
             rho = 0.5 * r * r
         else:
-            rho = np.where(size <= self.delta, 0.5 * r * r, self.delta * (size - 0.5 * self.delta))
-        with np.errstate(invalid="ignore"):
-            total = np.where(self.w_Rn > 0, self.w_Rn * rho, 0.0).sum(1)
+            inside = np.minimum(np.abs(r), self.delta)
+            rho = inside * (np.abs(r) - 0.5 * inside)
+        if (self.w_Rn > 0).all():
+            total = (self.w_Rn * rho).sum(1)
+        else:
+            total = np.where(self.w_Rn > 0, self.w_Rn * np.where(self.w_Rn > 0, rho, 0.0), 0.0).sum(1)
         return np.where(np.isfinite(total), total, np.inf)
 
     def derivatives(self, theta_Rp: np.ndarray) -> Derivatives:
         """Gradient and exact Hessian at points where every prediction is positive (log residuals)."""
-        T, m = len(self.design.form.terms), self.design.log_factors_Tnm.shape[2]
-        Z = self.design.log_factors_Tnm
-        unit_RTn = self.design.terms(theta_Rp)
-        term_RTn = theta_Rp[:, 1 : 1 + T, None] * unit_RTn
-        value_Rn = theta_Rp[:, :1] + term_RTn.sum(1)
-        R, n = value_Rn.shape
-        parts_Rn = np.abs(theta_Rp[:, :1]) + np.abs(term_RTn).sum(1)
-        J = np.empty((R, n, 1 + T + m))
-        J[:, :, 0] = 1.0
-        J[:, :, 1 : 1 + T] = unit_RTn.transpose(0, 2, 1)
-        J[:, :, 1 + T :] = np.einsum("rtn,tnm->rnm", term_RTn, Z)
+        R, n, p = len(theta_Rp), self.y_Rn.shape[1], theta_Rp.shape[1]
+        parts = [part.unit_and_slope(theta_Rp) for part in self.design.parts]
+        value_Rn = theta_Rp[:, :1] + np.zeros((R, n))
+        largest_Rn = np.abs(value_Rn)
+        for t, (unit, _) in enumerate(parts):
+            term = theta_Rp[:, 1 + t, None] * unit
+            value_Rn = value_Rn + term
+            largest_Rn = largest_Rn + np.abs(term)
         w = np.broadcast_to(self.w_Rn, value_Rn.shape)
         if self.log:  # a row that a replicate left out may have no logarithm there
             value_Rn = np.where(w > 0, value_Rn, self.y_Rn)
-        r = np.log(value_Rn) - np.log(self.y_Rn) if self.log else value_Rn - self.y_Rn
-        inside = np.abs(r) <= self.delta
+            r = np.log(value_Rn / self.y_Rn)
+            over_Rn = 1.0 / value_Rn
+            largest_Rn = largest_Rn * over_Rn
+        else:
+            r = value_Rn - self.y_Rn
+            over_Rn = np.ones_like(value_Rn)
         psi = np.clip(r, -self.delta, self.delta)
-        if self.log:
-            J /= value_Rn[:, :, None]
-            unit_RTn = unit_RTn / value_Rn[:, None, :]
-            term_RTn = term_RTn / value_Rn[:, None, :]
-            parts_Rn = parts_Rn / value_Rn
-        gradient = np.einsum("rn,rnp->rp", w * psi, J)
+        pull = w * psi
+        J = np.zeros((R, p, n))
+        J[:, 0] = over_Rn
+        pulled = pull * over_Rn
+        bends = np.zeros((R, p, p))
+        for t, (unit, slope) in enumerate(parts):
+            J[:, 1 + t] = unit * over_Rn
+            coefficient_R = theta_Rp[:, 1 + t]
+            pull_unit = pulled * unit
+            relative = coefficient_R[:, None] * J[:, 1 + t]
+            for j, first in slope.first:
+                J[:, j] += relative * first
+                mixed = _dot(pull_unit, first)
+                bends[:, 1 + t, j] += mixed
+                bends[:, j, 1 + t] += mixed
+            for j, k, second in slope.second:
+                both = coefficient_R * _dot(pull_unit, second)
+                bends[:, j, k] += both
+                if j != k:
+                    bends[:, k, j] += both
+        gradient = np.matmul(J, pull[:, :, None])[:, :, 0]
         # d2 log f = d2 f / f - dlog f dlog f', hence the second term of the curvature under log residuals.
-        curvature = w * inside - (w * psi if self.log else 0.0)
-        hessian = np.matmul(J.transpose(0, 2, 1), J * curvature[:, :, None])
-        pull = (w * psi)[:, None, :]
-        mixed = np.einsum("rtn,tnm->rtm", pull * unit_RTn, Z)
-        hessian[:, 1 : 1 + T, 1 + T :] += mixed
-        hessian[:, 1 + T :, 1 : 1 + T] += mixed.transpose(0, 2, 1)
-        hessian[:, 1 + T :, 1 + T :] += np.einsum("rtn,tnk,tnl->rkl", pull * term_RTn, Z, Z, optimize=True)
-        columns = np.sqrt(np.einsum("rn,rnp->rp", w, J * J))
-        residual = np.sqrt((w * psi * psi).sum(1))
+        curvature = w * (np.abs(r) <= self.delta) - (pull if self.log else 0.0)
+        hessian = np.matmul(J * curvature[:, None, :], J.transpose(0, 2, 1)) + bends
+        columns = np.sqrt(np.matmul(J * J, w[:, :, None])[:, :, 0])
+        residual = np.sqrt((pull * psi).sum(1))
         # Large terms of opposite signs cancel; what is left carries the rounding of the largest.
-        unit = np.max(np.where(w > 0, parts_Rn, 0.0), axis=1)
-        largest = np.max(np.where(w > 0, np.abs(r), 0.0), axis=1) / np.where(unit > 0, unit, 1.0)
+        unit_R = np.where(w > 0, largest_Rn, 0.0).max(1)
+        worst = np.where(w > 0, np.abs(r), 0.0).max(1) / np.where(unit_R > 0, unit_R, 1.0)
         # Rounding of a residual, over the typical pull, is how far from zero a cosine can be kept.
         typical = residual / np.sqrt(w.sum(1))
-        goal = np.maximum(GOAL, 64 * EPS * unit / np.where(typical > 0, typical, 1.0))
-        rounding = 8 * EPS * unit * (w * np.abs(psi)).sum(1)
-        return Derivatives(gradient, hessian, columns, residual, largest, goal, rounding, J)
+        goal = np.maximum(GOAL, 64 * EPS * unit_R / np.where(typical > 0, typical, 1.0))
+        rounding = 8 * EPS * unit_R * np.abs(pull).sum(1)
+        return Derivatives(gradient, hessian, columns, residual, worst, goal, rounding, J)
+
+
+def _dot(a_Rn: np.ndarray, b: Any) -> np.ndarray:
+    """Sums over rows of a product: [R]."""
+    b = np.asarray(b)
+    return a_Rn @ b if b.ndim == 1 else np.einsum("rn,rn->r", a_Rn, np.broadcast_to(b, a_Rn.shape))
 
 
 @dataclass(frozen=True)
@@ -191,7 +304,7 @@ class Derivatives:
     largest_R: np.ndarray
     goal_R: np.ndarray
     rounding_R: np.ndarray
-    jacobian_Rnp: np.ndarray
+    jacobian_Rpn: np.ndarray
 
     def cosine(self, moving_Rp: np.ndarray) -> np.ndarray:
         """The gradient's norm without units: the largest cosine between the pulls and a moving column, [R].

@@ -14,6 +14,7 @@ import numpy as np
 
 import rag_exp
 from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.absolute import corner
 from rag_exp.laws.card import LawFit
 from rag_exp.laws.engine import EXACT, LAD_DELTA, Design, Objective
 from rag_exp.laws.forms import AXES, Form, form_by_name
@@ -30,6 +31,7 @@ SAME = 1e-7  # relative objectives closer than this are one basin
 FLAT = 1e-7  # eigenvalue ratio of the scaled Gauss-Newton matrix under which a direction is named as flat
 CHUNK = 256
 BASINS = 3
+ROUNDS = 4  # of starts around the best optimum
 
 
 def fit(
@@ -46,6 +48,7 @@ def fit(
     bootstrap_kind: Literal["case", "cluster", "wild"] = "case",
     seed: int = 0,
     replicates: Any | None = None,
+    resamples: Any | None = None,
     level: float = 0.95,
     missing: Literal["error", "leave_out"] = "error",
 ) -> LawFit:
@@ -64,6 +67,8 @@ def fit(
         replicates: losses [draws, rows of ``data``] of a resampling done elsewhere, such as
             :func:`rag_exp.laws.question_bootstrap`; with ``bootstrap_kind="wild"`` the runs' own residuals are
             added to them. ``bootstrap`` is then not used.
+        resamples: counts [draws, rows of ``data``]: how often each replicate holds each row, of a resampling done
+            elsewhere. ``bootstrap`` is then not used.
         level: of the intervals (percentiles of the replicates).
         missing: whether a null or NaN is an error, or leaves its row out with a reason on the card.
 
@@ -88,7 +93,7 @@ def fit(
     warnings = [*rows.warnings, *problem.warnings(best.theta_Rp[0], certificate, params, unidentified)]
     if rows.left_out:
         warnings.insert(0, f"{len(rows.left_out)} of {len(rows) + len(rows.left_out)} rows are left out (see the card)")
-    draws, resampling = problem.replicate(best, basins, replicates, bootstrap, bootstrap_kind, seed)
+    draws, resampling = problem.replicate(best, basins, replicates, resamples, bootstrap, bootstrap_kind, seed)
     intervals: dict[str, tuple[float, float] | None] = dict.fromkeys(form.parameters)
     if draws is not None:
         tail = 50 * (1 - level)
@@ -163,9 +168,7 @@ class Problem:
     @classmethod
     def build(cls, form: Form, rows: Rows, held: dict[str, float], loss: str, delta: float) -> Problem:
         design = Design.build(form, rows.logs(), held)
-        names = [form.floor, *form.coefficients, *form.exponents]
-        bounds = [(0.0, 0.0) if n is None else (held[n],) * 2 if n in held else form.bound(n) for n in names]
-        low, high = (np.array(b) for b in zip(*bounds, strict=True))
+        low, high = design.bounds(held)
         threshold = {"huber_log": delta, "lad_log": LAD_DELTA}.get(loss, np.inf)
         objective = Objective(design, rows.y_n[None], rows.w_n[None], loss != "ls_raw", threshold)
         return cls(form, rows, design, objective, low, high)
@@ -182,14 +185,14 @@ class Problem:
         starts = projected_starts(
             self.design, self.rows.y_n, self.rows.w_n, self.low_p, self.high_p, self.objective.log
         )
-        found = self.solve(self.objective, starts, staged=True)
+        found = self.explore(self.solve(self.objective, starts, staged=True))
         order = np.argsort(np.where(np.isfinite(found.loss_R), found.loss_R, np.inf), kind="stable")
         lowest = found.loss_R[order[0]]
         scale = abs(lowest) + len(self.rows) * EXACT**2 / SAME  # an exact fit has one basin, at rounding
         good = [i for i in order if found.converged_R[i]]
         if not good or found.loss_R[good[0]] > lowest + SAME * scale:
             raise LawError(
-                f"The fit of {self.form.label} to {len(self.rows)} rows did not converge: the best of {len(starts)} "
+                f"The fit of {self.form.label} to {len(self.rows)} rows did not converge: the best of {len(order)} "
                 f"starts has a gradient of {found.gradient_R[order[0]]:.1e} after {found.steps} steps. Give more "
                 "levels, a simpler form, or another loss (ls_log is the smoothest)."
             )
@@ -200,43 +203,82 @@ class Problem:
         gap = (found.loss_R[basins[1]] - found.loss_R[basins[0]]) / scale if len(basins) > 1 else None
         ratio, direction = self.curvature(found.theta_Rp[basins[0]])
         best = found.pick(np.array(basins[:1]))
+        exact = self.objective.delta == LAD_DELTA
+        tip = corner(self.objective, best.theta_Rp[0], self.low_p, self.high_p) if exact else None
         certificate = {
             "gradient": float(best.gradient_R[0]),
             "goal": float(self.objective.derivatives(best.theta_Rp).goal_R[0]),
-            "starts": len(starts),
+            "corner": tip is not None if exact else None,
+            "starts": len(order),
             "converged": int(found.converged_R.sum()),
             "agreeing": int((found.loss_R <= best.loss_R[0] + SAME * scale).sum()),
             "basins": len(basins),
             "runner_up_gap": None if gap is None else float(gap),
+            "condition_number": None if not ratio else ratio**-0.5,
             "eigenvalue_ratio": ratio,
             "flat_direction": direction,
             "steps": found.steps,
         }
+        if tip is not None:
+            best.theta_Rp[0] = tip
         return best, found.theta_Rp[basins[:BASINS]], certificate
+
+    def explore(self, found: Solution) -> Solution:
+        """Start again around the best optimum, along the principal axes of its Gauss-Newton ellipsoid.
+
+        Absolute residuals make many small basins along a valley, into which starts from afar all fall alike.
+        """
+        if np.isinf(self.objective.delta):
+            return found
+        for _ in range(ROUNDS):
+            usable = np.where(found.converged_R, found.loss_R, np.inf)
+            lowest = int(usable.argmin())
+            if not np.isfinite(usable[lowest]) or found.loss_R[lowest] <= 0:
+                return found
+            around = self.around(found.theta_Rp[lowest])
+            more = self.solve(self.objective, around, staged=False)
+            better = np.where(more.converged_R, more.loss_R, np.inf).min() < found.loss_R[lowest] * (1 - SAME)
+            found = found.join(more)
+            if not better:
+                break
+        return found
+
+    def around(self, theta_p: np.ndarray) -> np.ndarray:
+        """Points at some standard errors from ``theta_p`` along each principal axis: [8 per parameter, p]."""
+        d = self.objective.derivatives(theta_p[None])
+        free = np.flatnonzero((self.low_p < self.high_p) & (d.columns_Rp[0] > 0))
+        J = (d.jacobian_Rpn[0][free] * np.sqrt(self.rows.w_n)).T / d.columns_Rp[0][free]
+        singular, vectors = np.linalg.svd(J, full_matrices=False)[1:]
+        r = self.objective.residuals(theta_p[None])[0]
+        noise = np.sqrt((self.rows.w_n * r**2).sum() / self.rows.w_n.sum())
+        axes = noise * vectors / np.maximum(singular, 1e-6)[:, None] / d.columns_Rp[0][free]
+        points = [theta_p]
+        for axis in axes:
+            for errors in (-3.0, -1.5, -0.75, -0.3, 0.3, 0.75, 1.5, 3.0):
+                point = theta_p.copy()
+                point[free] += errors * axis
+                points.append(np.clip(point, self.low_p, self.high_p))
+        return np.array(points[1:])
 
     def curvature(self, theta_p: np.ndarray) -> tuple[float | None, dict[str, float]]:
         """Smallest over largest eigenvalue of J'WJ with unit columns, and the smallest one's direction by name."""
         d = self.objective.derivatives(theta_p[None])
         free = np.flatnonzero((self.low_p < self.high_p) & (d.columns_Rp[0] > 0))
-        J = d.jacobian_Rnp[0][:, free] * np.sqrt(self.rows.w_n)[:, None] / d.columns_Rp[0][free]
+        J = (d.jacobian_Rpn[0][free] * np.sqrt(self.rows.w_n)).T / d.columns_Rp[0][free]
         singular, vectors = np.linalg.svd(J, full_matrices=False)[1:]
-        names = [self.form.floor, *self.form.coefficients, *self.form.exponents]
+        names = [self.form.floor, *self.form.coefficients, *self.form.shapes]
         direction = {str(names[j]): round(float(v), 3) for j, v in zip(free, vectors[-1], strict=True) if abs(v) > 0.1}
         return float((singular[-1] / singular[0]) ** 2), direction
 
     def unidentified(self, theta_p: np.ndarray) -> list[str]:
-        """Exponents all of whose terms are zero."""
+        """Shape parameters all of whose terms are zero."""
         zero = {t.coefficient for t, c in zip(self.form.terms, theta_p[1:], strict=False) if c == 0}
-        return [
-            e
-            for e in self.form.exponents
-            if all(t.coefficient in zero for t in self.form.terms for f in t.factors if f.exponent == e)
-        ]
+        return [e for e in self.form.shapes if all(t.coefficient in zero for t in self.form.terms if e in t.shapes)]
 
     def warnings(
         self, theta_p: np.ndarray, certificate: dict[str, Any], params: dict[str, float], unidentified: list[str]
     ) -> list[str]:
-        names = [self.form.floor, *self.form.coefficients, *self.form.exponents]
+        names = [self.form.floor, *self.form.coefficients, *self.form.shapes]
         out = []
         for i, name in enumerate(names):
             if name is None or self.low_p[i] == self.high_p[i] or name in unidentified:
@@ -279,7 +321,14 @@ class Problem:
         return float(self.objective.loss(theta_Rp)[0])
 
     def replicate(
-        self, best: Solution, basins: np.ndarray, replicates: Any | None, bootstrap: int, kind: str, seed: int
+        self,
+        best: Solution,
+        basins: np.ndarray,
+        replicates: Any | None,
+        resamples: Any | None,
+        bootstrap: int,
+        kind: str,
+        seed: int,
     ) -> tuple[np.ndarray | None, dict[str, Any]]:
         """Refit the replicates, each from the best few basins of the fit itself.
 
@@ -294,6 +343,10 @@ class Problem:
             if kind == "wild":
                 y_Rn = self._shaken(y_Rn, best, len(y_Rn), seed)
             objective = Objective(self.design, y_Rn, base.w_Rn, base.log, base.delta)
+        elif resamples is not None:
+            w_Rn = self.rows.w_n * self._matched(resamples, "resamples")
+            note.update(kind="given", draws=len(w_Rn))
+            objective = Objective(self.design, base.y_Rn, w_Rn, base.log, base.delta)
         elif not bootstrap:
             return None, {"kind": None, "draws": 0, "seed": None}
         elif kind == "wild":
@@ -314,16 +367,18 @@ class Problem:
         return y_Rn * np.exp(factors * residual) if self.objective.log else y_Rn + factors * residual
 
     def _given(self, replicates: Any) -> np.ndarray:
-        y_Rn = np.asarray(replicates, dtype=float)
-        total = len(self.rows) + len(self.rows.left_out)
-        if y_Rn.ndim != 2 or y_Rn.shape[1] != total or not len(y_Rn):
-            raise LawError(
-                f"replicates must have shape [draws, {total}] (rows as in the data); they have {y_Rn.shape}."
-            )
-        y_Rn = y_Rn[:, self.rows.positions_n]
+        y_Rn = self._matched(replicates, "replicates")
         if not np.isfinite(y_Rn).all() or (self.objective.log and (y_Rn <= 0).any()):
             raise LawError("replicates hold losses that are not finite" + " and positive." * self.objective.log)
         return y_Rn
+
+    def _matched(self, given: Any, what: str) -> np.ndarray:
+        """Values per draw and row of the data, for the rows used: [R, n]."""
+        values = np.asarray(given, dtype=float)
+        total = len(self.rows) + len(self.rows.left_out)
+        if values.ndim != 2 or values.shape[1] != total or not len(values):
+            raise LawError(f"{what} must have shape [draws, {total}] (rows as in the data); they have {values.shape}.")
+        return values[:, self.rows.positions_n]
 
     def _refit(self, objective: Objective, basins: np.ndarray, draws: int) -> tuple[np.ndarray, float]:
         theta = np.empty((draws, len(self.low_p)))

@@ -1,168 +1,31 @@
-"""The functional forms that a law may have.
-
-Every form is ``floor + sum of sign * coefficient * product of factors``, where a factor is a power of an
-axis, ``x^(±exponent)``, or its natural logarithm, ``ln x``. Coefficients and exponents are positive; the
-sign and the direction are the form's. The engine derives values, gradients and Hessians from the terms,
-so that a new form is its class below and nothing else::
-
-    @register
-    class MyForm(Form):
-        name = "mine"
-        terms = (falling("A", "N", "alpha"), rising("B", "K", "beta"))
-
-Axes carry the names of the run record: N generator parameters, D training tokens, M passages indexed,
-K passages read. Parameters carry the papers' names (E, A, alpha, B, beta).
-"""
+"""The forms that a law may have."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import ClassVar
 
 from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.curves import (
+    OWN_AXIS,
+    Break,
+    Exponential,
+    Hill,
+    KaplanSum,
+    Logistic,
+    LogOnePlus,
+    PowerOfSum,
+    Repeated,
+    Stretched,
+)
+from rag_exp.laws.form import AXES, EXPONENT_BOUNDS, FORMS, Form, register
+from rag_exp.laws.terms import Factor, Term, falling, gain, log_gain, rising
 
-AXES = {
-    "N": "generator parameters, embeddings left out",
-    "D": "tokens the generator processed in training, passages and repeats included",
-    "M": "passages in the index",
-    "K": "passages read per question",
-}
-"""Definitions of the axes, copied into every fit card."""
-
-EXPONENT_BOUNDS = (0.01, 5.0)
-"""Below 0.01 a power cannot be told from a logarithm over a few decades; above 5 it is a step."""
-
-OWN_AXIS = "x"
-
-
-@dataclass(frozen=True)
-class Factor:
-    """``variable ** (direction * exponent)``; where ``exponent`` is None, ``ln(variable)``."""
-
-    variable: str
-    exponent: str | None
-    direction: int = 1
+__all__ = ["AXES", "EXPONENT_BOUNDS", "FORMS", "Factor", "Form", "Term", "form_by_name", "register"]
 
 
-@dataclass(frozen=True)
-class Term:
-    """``sign * coefficient * product of factors``, with coefficient >= 0."""
-
-    coefficient: str
-    sign: int
-    factors: tuple[Factor, ...]
-
-
-def falling(coefficient: str, variable: str, exponent: str) -> Term:
-    """``+ coefficient * variable^-exponent``: what is still lost, less with every step along the axis."""
-    return Term(coefficient, 1, (Factor(variable, exponent, -1),))
-
-
-def rising(coefficient: str, variable: str, exponent: str) -> Term:
-    """``+ coefficient * variable^exponent``: a loss that grows along the axis (distractors)."""
-    return Term(coefficient, 1, (Factor(variable, exponent, 1),))
-
-
-def gain(coefficient: str, variable: str, exponent: str) -> Term:
-    """``- coefficient * variable^exponent``: a gain that grows along the axis (coverage); linear at exponent 1."""
-    return Term(coefficient, -1, (Factor(variable, exponent, 1),))
-
-
-def log_gain(coefficient: str, variable: str) -> Term:
-    """``- coefficient * ln(variable)``: the limit of :func:`gain` as its exponent goes to 0."""
-    return Term(coefficient, -1, (Factor(variable, None),))
-
-
-class Form:
-    """One functional form. A form in one axis is made for an axis: ``Saturating("M")``.
-
-    Attributes:
-        name: how configurations and cards call it.
-        summary: what it says, in words.
-        floor: the constant's name, or None for a form without one.
-        terms: its terms; the axis of a form in one axis is written ``x``.
-        default_axis: the axis that a form in one axis has unless told otherwise.
-        bounds: of exponents, where they differ from ``EXPONENT_BOUNDS``.
-        cautions: what a reader of the fitted law must know.
-    """
-
-    name: ClassVar[str]
-    summary: ClassVar[str] = ""
-    floor: ClassVar[str | None] = "E"
-    terms: tuple[Term, ...] = ()
-    default_axis: ClassVar[str] = "N"
-    bounds: ClassVar[dict[str, tuple[float, float]]] = {}
-    cautions: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, axis: str | None = None):
-        self.single = any(f.variable == OWN_AXIS for t in type(self).terms for f in t.factors)
-        if axis is not None and not self.single:
-            raise LawError(
-                f"Form {self.name!r} has its own axes ({', '.join(self.variables)}); write it without ({axis})."
-            )
-        if self.single:
-            self.axis = axis or self.default_axis
-            self.terms = tuple(
-                Term(t.coefficient, t.sign, tuple(Factor(self.axis, f.exponent, f.direction) for f in t.factors))
-                for t in type(self).terms
-            )
-
-    @property
-    def label(self) -> str:
-        """The name that :func:`form_by_name` reads back, with the axis where the form has one axis."""
-        return f"{self.name}({self.axis})" if self.single else self.name
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(f.variable for t in self.terms for f in t.factors))
-
-    @property
-    def coefficients(self) -> tuple[str, ...]:
-        return tuple(t.coefficient for t in self.terms)
-
-    @property
-    def exponents(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(f.exponent for t in self.terms for f in t.factors if f.exponent is not None))
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names in the order of every parameter vector: floor, coefficients, exponents."""
-        return ((self.floor,) if self.floor else ()) + self.coefficients + self.exponents
-
-    def bound(self, parameter: str) -> tuple[float, float]:
-        """Lower and upper bound of a parameter."""
-        if parameter in self.exponents:
-            return self.bounds.get(parameter, EXPONENT_BOUNDS)
-        return (0.0, float("inf"))
-
-    @property
-    def equation(self) -> str:
-        """``E + A N^-alpha + B M^-beta``."""
-        text = self.floor or ""
-        for t in self.terms:
-            factors = " ".join(
-                f"ln {f.variable}"
-                if f.exponent is None
-                else f"{f.variable}^{'-' if f.direction < 0 else ''}{f.exponent}"
-                for f in t.factors
-            )
-            sign = "-" if t.sign < 0 else "+"
-            text += f" {sign} {t.coefficient} {factors}" if text or t.sign < 0 else f"{t.coefficient} {factors}"
-        return text.strip()
-
-    def __repr__(self) -> str:
-        return f"<form {self.label}: {self.equation}>"
-
-
-FORMS: dict[str, type[Form]] = {}
-
-
-def register(cls: type[Form]) -> type[Form]:
-    """Class decorator: ``cls`` can be asked for by its name from then on."""
-    assert cls.name not in FORMS, f"form {cls.name!r} is taken"
-    FORMS[cls.name] = cls
-    return cls
+UNBOUNDED = "it falls without end, so that it cannot hold far beyond the data"
+CORPUS_UNBOUNDED = "its corpus term falls without end, so that it cannot hold far beyond the data"
 
 
 def form_by_name(form: str | Form) -> Form:
@@ -211,7 +74,7 @@ class Gain(Form):
     summary = "a loss that falls by a growing power"
     default_axis = "M"
     terms = (gain("G", OWN_AXIS, "gamma"),)
-    cautions = ("it falls without end, so that it cannot hold far beyond the data",)
+    cautions = (UNBOUNDED,)
 
 
 @register
@@ -222,7 +85,7 @@ class LogGain(Form):
     summary = "a loss that falls by the same amount for every tenfold"
     default_axis = "M"
     terms = (log_gain("G", OWN_AXIS),)
-    cautions = ("it falls without end, so that it cannot hold far beyond the data",)
+    cautions = (UNBOUNDED,)
 
 
 @register
@@ -260,7 +123,7 @@ class JointGain(Form):
     name = "joint_gain"
     summary = "what too few parameters cost, less what the corpus brings by a growing power"
     terms = (falling("A", "N", "alpha"), gain("G", "M", "gamma"))
-    cautions = ("its corpus term falls without end, so that it cannot hold far beyond the data",)
+    cautions = (CORPUS_UNBOUNDED,)
 
 
 @register
@@ -270,7 +133,7 @@ class JointLogGain(Form):
     name = "joint_log_gain"
     summary = "what too few parameters cost, less the same amount for every tenfold of the corpus"
     terms = (falling("A", "N", "alpha"), log_gain("G", "M"))
-    cautions = ("its corpus term falls without end, so that it cannot hold far beyond the data",)
+    cautions = (CORPUS_UNBOUNDED,)
 
 
 @register
@@ -289,7 +152,7 @@ class JointCoverage(Form):
         gain("G", "M", "gamma"),
         Term("B", 1, (Factor("M", "gamma", 1), Factor("N", "alpha", -1))),
     )
-    cautions = ("its corpus term falls without end, so that it cannot hold far beyond the data",)
+    cautions = (CORPUS_UNBOUNDED,)
 
 
 @register
@@ -299,3 +162,191 @@ class JointRising(Form):
     name = "joint_rising"
     summary = "a floor, what too few parameters cost and what distractors in the corpus cost"
     terms = (falling("A", "N", "alpha"), rising("B", "M", "beta"))
+
+
+@register
+class LogLinear(Form):
+    """E + G ln x: a score that rises, or a loss that worsens, by the same amount for every tenfold."""
+
+    name = "log_linear"
+    summary = "the same rise for every tenfold"
+    terms = (Term("G", 1, (Factor(OWN_AXIS, None),)),)
+    cautions = ("it rises without end, so that it cannot hold far beyond the data",)
+
+
+@register
+class Broken(Form):
+    """E + A x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1): a power law with one smooth break (Caballero et al. 2023, eq. 1)."""
+
+    name = "broken_power"
+    summary = "a power law that steepens at a break, towards a floor"
+    terms = (Term("A", 1, curve=Break()),)
+    bounds: ClassVar = {"c0": (1e-4, 5.0), "c1": (0.01, 20.0), "f1": (0.003, 3.0)}
+
+
+@register
+class ChinchillaTied(Form):
+    """E + A N^-alpha + B D^-alpha: one exponent for both (Muennighoff et al. 2023, section 6)."""
+
+    name = "chinchilla_tied"
+    summary = "Chinchilla's law with one exponent for parameters and tokens"
+    terms = (falling("A", "N", "alpha"), falling("B", "D", "alpha"))
+
+
+@register
+class ChinchillaCross(Form):
+    """E + A N^-alpha + B D^-beta + G N^-gamma D^-delta: Chinchilla's law with a term in both.
+
+    Of gamma and delta one may be negative: what a model too large for its tokens costs, or too small for them.
+    """
+
+    name = "chinchilla_cross"
+    summary = "Chinchilla's law and what too few of both cost together"
+    terms = (
+        falling("A", "N", "alpha"),
+        falling("B", "D", "beta"),
+        Term("G", 1, (Factor("N", "gamma", -1), Factor("D", "delta", -1))),
+    )
+    bounds: ClassVar = {"gamma": (-1.0, 5.0), "delta": (-1.0, 5.0)}
+
+
+@register
+class Multiplicative(Form):
+    """E + A N^-alpha D^-beta."""
+
+    name = "multiplicative"
+    summary = "a floor, and a power of parameters times a power of tokens"
+    terms = (Term("A", 1, (Factor("N", "alpha", -1), Factor("D", "beta", -1))),)
+    bounds: ClassVar = {"alpha": (0.0, 5.0), "beta": (0.0, 5.0)}
+
+
+@register
+class OverTraining(Form):
+    """E + (a m^eta + b m^-eta) C^-eta with C = 6 N D and m^2 = D / N (Gadre et al. 2024, eq. 4).
+
+    In parameters and tokens: C / m^2 = 6 N^2 and C m^2 = 6 D^2, each to the power -eta / 2. Their code takes the
+    constant out of the first term, which is what a means here: E + a N^-eta + b (sqrt(6) D)^-eta.
+    """
+
+    name = "over_training"
+    summary = "a floor and two terms of one exponent, so that over-training shifts the law and keeps its slope"
+    terms = (falling("a", "N", "eta"), Term("b", 1, curve=Stretched("D", "eta", 6**0.5)))
+
+
+@register
+class Kaplan(Form):
+    """E + ((Nc/N)^(alpha_N/alpha_D) + Dc/D)^alpha_D (Kaplan et al. 2020, eq. 1.5, and a floor)."""
+
+    name = "kaplan"
+    summary = "Kaplan's law in parameters and tokens, above a floor"
+    terms = (Term("Nc", 1, curve=KaplanSum()),)
+
+
+@register
+class KaplanWithoutFloor(Form):
+    """((Nc/N)^(alpha_N/alpha_D) + Dc/D)^alpha_D (Kaplan et al. 2020, eq. 1.5)."""
+
+    name = "kaplan_no_floor"
+    summary = "Kaplan's law in parameters and tokens, which falls to zero"
+    floor = None
+    terms = (Term("Nc", 1, curve=KaplanSum()),)
+
+
+@register
+class Skaling(Form):
+    """E + A (N^-a + R D^-b)^k: Chinchilla's law at k = 1, Kaplan's at b = 1."""
+
+    name = "skaling"
+    summary = "a power of a sum of powers, with Chinchilla's and Kaplan's laws as special cases"
+    terms = (Term("A", 1, curve=PowerOfSum()),)
+
+
+@register
+class DataConstrained(Form):
+    """E + A N'^-alpha + B D'^-beta with repeats counted for less (Muennighoff et al. 2023, eq. 5 and 6).
+
+    U: unique tokens, U_N: the parameters that are optimal for them (see :func:`rag_exp.laws.unique_parameters`).
+    """
+
+    name = "data_constrained"
+    summary = "Chinchilla's law in tokens and parameters discounted for repetition"
+    terms = (
+        Term("A", 1, curve=Repeated("N", "U_N", "alpha", "R_N")),
+        Term("B", 1, curve=Repeated("D", "U", "beta", "R_D")),
+    )
+
+
+@register
+class Sigmoid(Form):
+    """b + a / (1 + exp(k (L - L0))): a score from a loss (Bhagia et al. 2024, eq. 3)."""
+
+    name = "sigmoid"
+    summary = "a score that rises from one level to another as the loss falls"
+    floor = "b"
+    default_axis = "L"
+    terms = (Term("a", 1, curve=Logistic()),)
+    bounds: ClassVar = {"k": (0.05, 100.0)}
+    score = True
+
+
+@register
+class ErrorFromLoss(Form):
+    """epsilon - k exp(-gamma L): an error rate from a loss (Gadre et al. 2024, eq. 5)."""
+
+    name = "error_from_loss"
+    summary = "an error rate that rises with the loss towards chance"
+    floor = "epsilon"
+    default_axis = "L"
+    terms = (Term("k", -1, curve=Exponential()),)
+    score = True
+
+
+_CHINCHILLA = (falling("A", "N", "alpha"), falling("B", "D", "beta"))
+
+
+@register
+class RagLog(Form):
+    """E + A N^-alpha + B D^-beta - G ln(1 + M/M0) (Singh et al. 2026, with eta = 1/M0)."""
+
+    name = "rag_log"
+    summary = "Chinchilla's law less a gain by the logarithm of the corpus"
+    terms = (*_CHINCHILLA, Term("G", -1, curve=LogOnePlus("M")))
+    cautions = (CORPUS_UNBOUNDED,)
+
+
+@register
+class RagPower(Form):
+    """E + A N^-alpha + B D^-beta - G M^gamma."""
+
+    name = "rag_power"
+    summary = "Chinchilla's law less a gain by a power of the corpus"
+    terms = (*_CHINCHILLA, gain("G", "M", "gamma"))
+    cautions = (UNBOUNDED,)
+
+
+@register
+class RagHill(Form):
+    """E + A N^-alpha + B D^-beta - G M^h / (M0^h + M^h): a gain that has an end."""
+
+    name = "rag_hill"
+    summary = "Chinchilla's law less a gain that saturates with the corpus"
+    terms = (*_CHINCHILLA, Term("G", -1, curve=Hill("M")))
+
+
+@register
+class RagInteraction(Form):
+    """E + A N^-alpha + B D^-beta - G N^-delta ln(1 + M/M0): a gain that is smaller for larger readers."""
+
+    name = "rag_interaction"
+    summary = "Chinchilla's law less a gain by the logarithm of the corpus that fades with parameters"
+    terms = (*_CHINCHILLA, Term("G", -1, (Factor("N", "delta", -1),), LogOnePlus("M")))
+    cautions = (UNBOUNDED,)
+
+
+@register
+class JointHill(Form):
+    """E + A N^-alpha - G M^h / (M0^h + M^h): coverage growth that has an end."""
+
+    name = "joint_hill"
+    summary = "what too few parameters cost, less a gain that saturates with the corpus"
+    terms = (falling("A", "N", "alpha"), Term("G", -1, curve=Hill("M")))

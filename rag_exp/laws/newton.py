@@ -35,6 +35,11 @@ class Solution:
         """Copies of some of the problems' ends."""
         return Solution(*(getattr(self, name)[which] for name in _PER_PROBLEM), self.steps)
 
+    def join(self, other: Solution) -> Solution:
+        """The ends of both."""
+        both = [np.concatenate([getattr(self, name), getattr(other, name)]) for name in _PER_PROBLEM]
+        return Solution(*both, max(self.steps, other.steps))
+
     def put(self, which: np.ndarray, other: Solution) -> None:
         """Replace the ends of some of the problems."""
         for name in _PER_PROBLEM:

@@ -8,7 +8,6 @@ from pydantic import Field, field_validator
 
 from rag_exp.core.errors import LawError
 from rag_exp.core.options import Options, Registry
-from rag_exp.laws.forms import form_by_name
 
 LAWS = Registry("law")
 
@@ -45,6 +44,8 @@ class LawOptions(Options):
     @field_validator("over_N", "over_M", "joint")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from rag_exp.laws.forms import form_by_name  # brings numpy
+
         for name in names:
             try:
                 form_by_name(name)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
-from rag_exp.laws.forms import Form
+from rag_exp.laws.form import Form
 
 MIN_LEVELS = 3
 ONE_KIND = ("arm", "index", "growth")  # columns of a study's table that make other curves
@@ -116,10 +116,10 @@ def check_rows(form: Form, rows: Rows, free: int, fixed: Mapping[str, float]) ->
     if not len(rows):
         raise LawError(f"No row is left to fit {form.label} to. " + _reasons(rows.left_out))
     for axis, values in rows.axes.items():
-        held = [
-            f.exponent in fixed and t.coefficient in fixed for t in form.terms for f in t.factors if f.variable == axis
-        ]
-        if all(held):
+        terms = [t for t in form.terms if axis in t.variables]
+        if all({t.coefficient, *t.shapes} <= fixed.keys() for t in terms):
+            continue
+        if all(t.curve is not None and axis in t.curve.covariates for t in terms):
             continue
         levels = np.unique(values[rows.w_n > 0])
         if len(levels) < MIN_LEVELS:
