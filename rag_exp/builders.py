@@ -217,7 +217,8 @@ def checkpoint(config: RunConfig, setting: Setting, shard: Callable[[int], Step]
 def evaluation(config: RunConfig, setting: Setting, build: Build) -> None:
     """predictions.parquet: every question of the split, asked in the evaluation setting."""
     from rag_exp.data.questions import QuestionTable
-    from rag_exp.evaluation.evaluate import Asked, evaluate
+    from rag_exp.evaluation.evaluate import Asked, Reader, evaluate
+    from rag_exp.evaluation.hosted import HostedReader
     from rag_exp.retrieval.results import SearchResult
 
     reader = _reader(config, build, "checkpoint")
@@ -232,6 +233,7 @@ def evaluation(config: RunConfig, setting: Setting, build: Build) -> None:
     build.stats |= evaluate(
         reader, config.objective, _packer(config, reader), asked, options, config.generator.sizes(), build.folder,
         config.trainer, config.training.resolved_precision(config.trainer.accelerator),
+        HostedReader if config.generator.hosted else Reader,
     )  # fmt: skip
     build.stats["M"] = size
     build.stats["documents"] = None if table is None or size is None else table.documents_in(size)

@@ -127,7 +127,8 @@ def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Ite
     made = store.info(steps.evaluation)
     if made is not None:
         flops = "unknown" if made.stats["flops"] is None else f"{made.stats['flops']:.3g}"
-        yield f"evaluation    {made.stats['tokens']:,} tokens, {flops} FLOPs, {made.seconds:.0f} s"
+        tokens = "unknown" if made.stats["tokens"] is None else f"{made.stats['tokens']:,}"
+        yield f"evaluation    {tokens} tokens, {flops} FLOPs, {made.seconds:.0f} s"
         return
     options, k = config.evaluation, steps.asked.k
     asked, prompts = options.questions or 1, config.objective.prompts(k)

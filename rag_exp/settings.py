@@ -93,6 +93,8 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         )
     found += objective_problems(config, train)
     found += decoding_problems(config.objective, config.evaluation, config.generator.hosted)
+    if config.generator.hosted:
+        found += hosted_problems(config)
     return list(dict.fromkeys(found))
 
 
@@ -126,6 +128,23 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
             )
         if train.source in ("oracle", "random"):
             found.append(f"{where}: retrieval.source={train.source} does not retrieve; use retriever.train=frozen.")
+    return found
+
+
+def hosted_problems(config: RunConfig) -> list[str]:
+    """What a generator that runs elsewhere cannot do: one sentence each."""
+    found = []
+    for key, steps in (
+        ("training.warmup.steps", config.training.warmup.steps),
+        ("training.steps", config.training.steps),
+    ):
+        if steps > 0:
+            found.append(f"{key}: {steps}: generator=hosted does not train; use {key}=0 (experiment=hosted does).")
+    if not config.generator.scores() and config.evaluation.decode == "none":
+        found.append(
+            "evaluation.decode: none: this endpoint is asked for no log-probabilities, so that nothing would be "
+            "measured; write answers (evaluation.decode=greedy)."
+        )
     return found
 
 

@@ -39,6 +39,20 @@ class TrainingError(RagExpError):
     """Training cannot go on (a NaN loss, say). What was computed before is kept."""
 
 
+class EndpointError(RagExpError):
+    """A hosted generator's endpoint cannot be asked, refuses, or answers with what cannot be read.
+
+    Args:
+        message: what is wrong and how to mend it.
+        status: of its HTTP reply; None where there is none.
+        field: the option of the generator that it is about, where that is known.
+    """
+
+    def __init__(self, message: str, status: int | None = None, field: str | None = None):
+        super().__init__(message)
+        self.status, self.field = status, field
+
+
 class LawError(RagExpError):
     """A law cannot be fitted to these data (too few levels, bad losses, no convergence)."""
 

@@ -85,8 +85,8 @@ def evaluate(
 
     Returns:
         ``questions``, ``metrics`` and ``nulls`` (see :mod:`rag_exp.evaluation.metrics`), ``flops`` (of all reading and
-        writing; None without ``sizes``), ``tokens``, ``seconds``, ``closed_book`` (questions that had no passage to
-        read) and ``notes`` (sentences for the record).
+        writing; None without ``sizes``), ``tokens`` (None where they were not counted), ``seconds``,
+        ``closed_book`` (questions that had no passage to read) and ``notes`` (sentences for the record).
 
     Raises:
         ConfigError: prompts or answers do not fit the reader.
@@ -122,12 +122,13 @@ def evaluate(
     _add_facts(rows, asked)
     path = write_predictions(rows, folder, reader.nulls)
     metrics, nulls = metrics_of(read_predictions(path))
+    counts = reader.spent()
     return {
         "questions": len(rows),
         "metrics": metrics,
         "nulls": nulls,
-        "flops": None if sizes is None else forward_flops(reader.counts, sizes),
-        "tokens": reader.counts.tokens,
+        "flops": None if sizes is None or counts is None else forward_flops(counts, sizes),
+        "tokens": None if counts is None else counts.tokens,
         "seconds": time.perf_counter() - start,
         "closed_book": sum(not row["rows"] for row in rows),
         "notes": reader.notes(),
@@ -138,7 +139,7 @@ class Reader:
     """Reads batches of questions, each with its passages.
 
     Attributes:
-        counts: tokens read and written so far.
+        counts: tokens read and written here so far.
         nulls: why this way of reading leaves columns of the predictions null, by column.
     """
 
@@ -224,6 +225,10 @@ class Reader:
             columns["posterior"] = log_posterior_BK.exp().tolist()
             columns["passage_nll"] = (-sequence_logp(logp_BKT, mask_BT)).tolist()
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def spent(self) -> TokenCounts | None:
+        """Tokens read and written so far; None where nobody counted them."""
+        return self.counts
 
     def notes(self) -> list[str]:
         """What a reader of the record should know of how the questions were read; none where all is as usual."""
