@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,27 @@ if TYPE_CHECKING:
     from rag_exp.retrieval.encoder import Encoder
     from rag_exp.retrieval.index import BuiltIndex
     from rag_exp.retrieval.live import LiveRetriever
+    from rag_exp.retrieval.topk import Reference
     from rag_exp.settings import Setting
     from rag_exp.training.stages import Trainee
 
 SHARD_ROWS = 65_536  # passages in one embeddings artifact
+EXACT_K = 32  # exact search keeps at least so many a question, and powers of two beyond
+
+
+@dataclass(frozen=True)
+class VectorSteps:
+    """Steps that a search over vectors reads. They follow from its parents, so they need not be among them.
+
+    Attributes:
+        passages: the passages' embeddings by shard.
+        questions: the questions' embeddings; None where the retriever makes them as it trains.
+        exact: the history of exact search by shard; None where nothing is compared with it.
+    """
+
+    passages: Callable[[int], Step]
+    questions: Step | None = None
+    exact: Callable[[int], Step] | None = None
 
 
 def passages(config: RunConfig, corpus: Any, splits: tuple[str, ...], build: Build) -> None:
@@ -103,6 +121,29 @@ def embeddings(config: RunConfig, shard: int, build: Build) -> None:
         build.stats |= embed_passages(made, texts, stop - start, build.folder)
 
 
+def question_embeddings(config: RunConfig, split: str, limit: int | None, build: Build) -> None:
+    import numpy as np
+
+    from rag_exp.data.questions import QuestionTable
+
+    asked = QuestionTable.open(build.parent("questions").path, split, limit)
+    with _on_device(config, _encoder(config, build, "question")) as made:
+        vectors, build.stats["tokens"] = made.encode_counted(asked.questions, "question")
+    np.save(build.folder / "vectors.npy", vectors, allow_pickle=False)
+
+
+def exact(shard: int, k: int, temperature: float, steps: VectorSteps, build: Build) -> None:
+    """The history of exact search over one shard of the passages, going on from the shard before."""
+    from rag_exp.retrieval.embeddings import load_blocks
+    from rag_exp.retrieval.history import History, grow
+
+    assert steps.exact is not None
+    before = History.load(build.ensure(steps.exact(shard - 1)).path) if shard else None
+    passages = build.ensure(steps.passages(shard))
+    (vectors,) = load_blocks([passages.path], passages.stats["passages"])
+    grow(_question_vectors(build, steps), vectors, k, temperature, before).save(build.folder)
+
+
 def index(config: RunConfig, setting: Setting, shard: Callable[[int], Step] | None, build: Build) -> None:
     """An index over the setting's corpus. One that reads the embeddings themselves stores no second copy of them."""
     table = _table(build)
@@ -131,19 +172,18 @@ def topk(
     setting: Setting,
     split: str,
     limit: int | None,
-    shard: Callable[[int], Step] | None,
+    vectors: VectorSteps | None,
     build: Build,
 ) -> None:
     """What each question is given to read, and how that compares with exact search."""
     from rag_exp.data.questions import QuestionTable
     from rag_exp.evaluation.arms import oracle_result, random_result
-    from rag_exp.retrieval.exact import exact_topk
     from rag_exp.retrieval.topk import search_topk
 
     table = _table(build)
-    asked = QuestionTable.open(build.parent("questions").path, split, limit)
     size = table.prefix_size(setting.size)
     build.stats["M"] = size
+    asked = QuestionTable.open(build.parent("questions").path, split, limit)
     if setting.source in ("oracle", "random"):
         made = (
             oracle_result(asked.gold, setting.k, asked.gold_of)
@@ -152,23 +192,17 @@ def topk(
         )
         made.save(build.folder)
         return
-    if shard is None:
+    if vectors is None:
         found = setting.index.load(build.parent("index").path)
         reason = "bm25 ranks by words: there is no exact search of its own that it approximates"
         build.stats |= search_topk(found, asked.questions, setting.k, build.folder, None, reason)
         return
-    blocks, _ = _blocks(build, shard, size)
+    blocks, _ = _blocks(build, vectors.passages, size)
     found = _open_index(build, setting, blocks)
-    with _on_device(config, _encoder(config, build, "question")) as made:
-        queries = made.encode(asked.questions, "question")
-    # What training reads is measured by what it leads to; the flat index is the exact search itself.
-    is_exact = not setting.index.stores_vectors
-    compared = not is_exact and split != "train"
-    exact = exact_topk(queries, blocks, setting.k) if compared else None
-    build.stats |= search_topk(found, queries, setting.k, build.folder, exact, "training questions are not compared")
-    if is_exact:
-        build.stats["recall"] = {str(rank): 1.0 for rank in (1, setting.k)}
-        del build.stats["recall_reason"]
+    queries = _question_vectors(build, vectors)
+    reference = _reference(config, setting.k, size, blocks, queries, vectors, build)
+    reason = "training questions are not compared"
+    build.stats |= search_topk(found, queries, setting.k, build.folder, reference, reason)
     build.stats["dims"] = queries.shape[1]
 
 
@@ -310,6 +344,33 @@ def _open_index(build: Build, setting: Setting, blocks: list[np.ndarray]) -> Bui
     if setting.index.stores_vectors:
         return setting.index.load(made.path)
     return setting.index.create(blocks, 0)
+
+
+def _question_vectors(build: Build, steps: VectorSteps) -> np.ndarray:
+    import numpy as np
+
+    assert steps.questions is not None
+    return np.load(build.ensure(steps.questions).path / "vectors.npy", allow_pickle=False)
+
+
+def _reference(
+    config: RunConfig,
+    k: int,
+    size: int,
+    blocks: list[np.ndarray],
+    queries: np.ndarray,
+    steps: VectorSteps,
+    build: Build,
+) -> Reference | None:
+    """Exact search over the first ``size`` passages, read from the history that all sizes and indexes share."""
+    from rag_exp.retrieval.history import History, exact_prefix
+    from rag_exp.retrieval.topk import Reference
+
+    if steps.exact is None:
+        return None
+    temperature = config.retriever.temperature
+    parts = [History.load(build.ensure(steps.exact(i)).path) for i in range(-(-size // SHARD_ROWS))]
+    return Reference(exact_prefix(parts, queries, blocks, size, k, temperature), blocks, temperature)
 
 
 def _blocks(build: Build, shard: Callable[[int], Step], size: int) -> tuple[list[np.ndarray], list[Any]]:

@@ -282,24 +282,33 @@ def _add_search(
     index: dict[str, Any],
     unsearched: str | None,
 ) -> None:
-    """Add what is known of the search (recall against exact search, speed, size), or why it is not.
+    """Add what is known of the search (what exact search would have found, speed, size), or why it is not.
 
     Args:
         unsearched: the reason, for a run that searches no index.
     """
-    recall = topk.get("recall") or {}
+    recall, latency = topk.get("recall") or {}, topk.get("latency_ms") or {}
+    uncompared = topk.get("recall_reason", "unknown")
+    counted = "this index does not count its comparisons"
+    distances = topk["distances"] / topk["queries"] if topk.get("distances") and topk.get("queries") else None
     found = {
-        "index_recall@1": recall.get("1"),
-        "index_recall@k": recall.get(str(topk.get("k"))),
-        "queries_per_second": topk.get("queries_per_second"),
-        "index_bytes_per_passage": index["bytes"] / index["M"] if index.get("bytes") and index.get("M") else None,
+        "index_recall@1": (recall.get("1"), uncompared),
+        "index_recall@k": (recall.get(str(topk.get("k"))), uncompared),
+        "prior_kl": (topk.get("prior_kl"), uncompared),
+        "prior_mass_missed": (topk.get("prior_mass_missed"), uncompared),
+        "distances_per_query": (distances, counted),
+        "queries_per_second": (topk.get("queries_per_second"), "no questions were searched"),
+        "latency_p50_ms": (latency.get("p50"), "no questions were searched"),
+        "latency_p95_ms": (latency.get("p95"), "no questions were searched"),
+        "search_threads": (topk.get("threads"), "unknown"),
+        "index_bytes_per_passage": (
+            index["bytes"] / index["M"] if index.get("bytes") and index.get("M") else None,
+            "unknown for this index",
+        ),
     }
-    for name, value in found.items():
+    for name, (value, reason) in found.items():
         metrics[name] = value
         if value is None:
-            reason = (
-                topk.get("recall_reason", "unknown") if name.startswith("index_recall") else "unknown for this index"
-            )
             nulls[name] = reason if index else unsearched
 
 

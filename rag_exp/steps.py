@@ -35,6 +35,8 @@ VERSIONS = {
     "tokenizer": 1,
     "encoder": 1,
     "embeddings": 1,
+    "question_embeddings": 1,
+    "exact": 1,
     "index": 1,
     "topk": 1,
     "reader_warmup": 1,
@@ -250,9 +252,43 @@ class _Planner:
                 parents |= self.encoder_parents() | trained
         elif setting.source == "random":
             fields |= {"size": setting.size, "seed": self.config.seed}
+        vectors = self.vectors(setting, split, limit, trained)
+        if vectors is not None and vectors.exact is not None:
+            fields["temperature"] = self.config.retriever.temperature  # of the log-partition beside the scores
+        return _step("topk", fields, parents, partial(builders.topk, self.config, setting, split, limit, vectors))
+
+    def vectors(
+        self, setting: Setting, split: str, limit: int | None, trained: dict[str, Step]
+    ) -> builders.VectorSteps | None:
+        """What a top-k over vectors reads beside its parents; None where no vectors are searched.
+
+        Exact search is shared by all corpus sizes, index types and search parameters. What training reads is measured
+        by what it leads to: there it is not compared with exact search.
+        """
         # With `query` the passages' vectors are those of the warmed-up encoder, with `both` the trained one's.
-        shard = self.shards(setting, trained if self.config.retriever.train == "both" else {})
-        return _step("topk", fields, parents, partial(builders.topk, self.config, setting, split, limit, shard))
+        passages = self.shards(setting, trained if self.config.retriever.train == "both" else {})
+        if passages is None:
+            return None
+        asked = {"encoder": self.identity(self.config.encoder), "split": split, "questions": limit}
+        parents = {"questions": self.questions(setting), **self.encoder_parents(), **trained}
+        build = partial(builders.question_embeddings, self.config, split, limit)
+        questions = _step("question_embeddings", asked, parents, build)
+        if split == "train":
+            return builders.VectorSteps(passages, questions)
+        k = max(builders.EXACT_K, 1 << (setting.k - 1).bit_length())
+        temperature = self.config.retriever.temperature
+
+        def exact(shard: int) -> Step:
+            fields = {"shard": shard, "k": k, "temperature": temperature, "embeddings": passages(shard).key}
+            return _step(
+                "exact",
+                fields,
+                {"question_embeddings": questions},
+                partial(builders.exact, shard, k, temperature, steps),
+            )
+
+        steps = builders.VectorSteps(passages, questions, exact)
+        return steps
 
     def training(self) -> dict[str, Step]:
         """Add the training's steps to ``roles``.

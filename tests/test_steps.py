@@ -189,3 +189,21 @@ def test_the_first_objectives_are_named_as_ever(base):
     """Run ids of before there were others: a study that was run is not run again."""
     assert base.roles["checkpoint"].fields["objective"] == {"kind": "rag_sequence"}
     assert base.roles["evaluation"].fields["objective"] == {"kind": "rag_sequence"}
+
+
+def test_exact_search_is_shared_by_sizes_indexes_and_search_parameters(base):
+    def exact(*overrides):
+        vectors = steps("evaluation.corpus_size=600", *overrides).roles["topk"].build.args[-1]
+        return vectors.exact(0).key
+
+    one = exact()
+    for same in (["evaluation.corpus_size=900"], ["index@evaluation.index=ivf"], ["evaluation.k=2"]):
+        assert exact(*same) == one
+    assert exact("retriever.temperature=2") != one
+    assert exact("evaluation.k=33") != one
+
+
+def test_training_questions_are_not_compared_with_exact_search(base):
+    assert base.roles["train_topk"].build.args[-1].exact is None
+    assert "temperature" not in base.roles["train_topk"].fields
+    assert base.roles["topk"].fields["temperature"] == 1.0

@@ -46,6 +46,8 @@ class Flat(IndexOptions):
 class FlatIndex(BuiltIndex):
     """The vectors themselves, in memory or memory-mapped. Holds no copy of blocks it is given."""
 
+    is_exact = True
+
     def __init__(self, blocks: list[np.ndarray]):
         self._blocks = blocks
         self.size = sum(len(b) for b in blocks)

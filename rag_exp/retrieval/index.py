@@ -63,12 +63,14 @@ class BuiltIndex(ABC):
     """A searchable index.
 
     Attributes:
+        is_exact: it finds the exact top k, ties included.
         exact_scores: the scores are inner products of the stored float32 vectors, not approximations.
         size: passages held.
         distances: how many stored vectors the last search was compared with (its coarse centroids included),
             over all its queries; None where the index does not tell.
     """
 
+    is_exact: ClassVar[bool] = False
     exact_scores: ClassVar[bool] = True
     size: int
     distances: int | None = None

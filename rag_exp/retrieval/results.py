@@ -56,22 +56,10 @@ class SearchResult:
         scores = np.asarray(scores, dtype=np.float32)
         if ids.shape != scores.shape or ids.ndim != 2 or k < 1:
             raise ValueError(f"ids {ids.shape} and scores {scores.shape} must be equal [Q, C] shapes, k={k} at least 1")
-        mask = ids >= 0
-        whole = bool(mask.all())
-        if not whole:
-            ids = np.where(mask, ids, NOTHING)
-            scores = np.where(mask, scores, np.float32(-np.inf))
-        finite = np.isfinite(scores)
-        if not (finite if whole else finite | ~mask).all():
-            row = int(np.argwhere(~finite & mask)[0, 0])
-            raise ValueError(f"query {row} has a score that is NaN or infinite")
+        if not _in_order(ids, scores):
+            ids, scores = _ordered(ids, scores)
         if not _distinct(ids):
             raise ValueError("a passage occurs twice in one row; results over overlapping parts cannot be merged")
-        # faiss sorts by score but orders ties as it likes; only rows with ties or padding need our own sort.
-        if ids.shape[1] > 1 and not (scores[:, :-1] > scores[:, 1:]).all():
-            order = np.lexsort((ids, -scores), axis=-1)
-            ids = np.take_along_axis(ids, order, axis=1)
-            scores = np.take_along_axis(scores, order, axis=1)
         ids, scores = _fit(ids, k, NOTHING), _fit(scores, k, -np.inf)
         mask = ids >= 0
         for array in (ids, scores, mask):
@@ -169,6 +157,35 @@ def _mass(log_partition: np.ndarray, queries: int) -> np.ndarray:
         raise ValueError(f"the log-partition of {queries} queries must be as many numbers, none of them NaN")
     mass_Q.setflags(write=False)
     return mass_Q
+
+
+def _in_order(ids: np.ndarray, scores: np.ndarray) -> bool:
+    """Whether all places are passages of finite, strictly falling scores: nothing to sort, as faiss mostly gives it."""
+    return (
+        ids.size > 0
+        and bool((scores[:, :-1] > scores[:, 1:]).all())
+        and ids.min() >= 0
+        and scores[:, 0].max() < float("inf")
+        and scores[:, -1].min() > -float("inf")
+    )
+
+
+def _ordered(ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows sorted by (score descending, id ascending), what is nothing last; scores that are not finite refused.
+
+    faiss sorts by score but orders ties as it likes.
+    """
+    import numpy as np
+
+    mask = ids >= 0
+    ids = np.where(mask, ids, NOTHING)
+    scores = np.where(mask, scores, np.float32(-np.inf))
+    finite = np.isfinite(scores)
+    if not (finite | ~mask).all():
+        row = int(np.argwhere(~finite & mask)[0, 0])
+        raise ValueError(f"query {row} has a score that is NaN or infinite")
+    order = np.lexsort((ids, -scores), axis=-1)
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def _distinct(ids: np.ndarray) -> bool:

@@ -1,12 +1,14 @@
-"""The top-k artifact: what an index finds for a set of questions, and how that compares with exact search."""
+"""The top-k artifact: what an index finds for a set of questions, how fast, and how that compares with exact search."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rag_exp.retrieval.fidelity import missed_mass, prior_kl, true_scores
 from rag_exp.retrieval.index import BuiltIndex
 from rag_exp.retrieval.recall import RANKS, recall_against
 from rag_exp.retrieval.results import SearchResult
@@ -15,6 +17,24 @@ if TYPE_CHECKING:
     import numpy as np
 
 _BATCH = 1024  # queries searched at once: a flat scan is memory-bound for few, its scores are large for many
+_SAMPLE = 256  # queries of a batch that is searched for its speed alone
+_SINGLE = 200  # queries asked one by one for their latency, as far as they fit into:
+_SINGLE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a search over vectors is compared with.
+
+    Attributes:
+        exact: the exact result for the same queries over the same passages, at least k wide, with its log-partition.
+        blocks: the passages' vectors.
+        temperature: of the prior.
+    """
+
+    exact: SearchResult
+    blocks: Sequence[np.ndarray]
+    temperature: float = 1.0
 
 
 def search_topk(
@@ -22,49 +42,72 @@ def search_topk(
     queries: np.ndarray | Sequence[str],
     k: int,
     folder: Path,
-    exact: SearchResult | None = None,
+    reference: Reference | None = None,
     no_exact_reason: str = "not asked for",
 ) -> dict[str, Any]:
     """Search all ``queries``, save the :class:`SearchResult` into ``folder`` and return its stats.
+
+    With a reference, an index that is exact is not searched again but for its speed, and a result whose scores are
+    exact is saved with the log-partition of the whole corpus.
 
     Args:
         index: what to ask.
         queries: vectors [Q, D], or texts for an index that needs texts.
         k: width of the result.
         folder: made if missing.
-        exact: the exact result for the same queries over the same passages, at least ``k`` wide (pass the result of
-            ``exact_topk``); None where there is no such thing (BM25).
+        reference: None where there is no such thing (BM25), or it is not wanted.
         no_exact_reason: why there is none, for the record.
 
     Returns:
-        ``queries``, ``k``, ``search_seconds``, ``queries_per_second``, ``distances`` (vectors compared in all, null
-        where unknown) and ``recall``: rank -> recall@rank against exact for ranks 1, 5, 20 and k, or null with
-        ``recall_reason``.
+        ``queries``, ``k``; ``search_seconds``, ``queries_per_second``, ``threads``; ``distances`` (vectors compared in
+        all, null where unknown); ``recall``: rank -> recall@rank against exact for ranks 1, 5, 20 and k; ``prior_kl``
+        and ``prior_mass_missed`` (``retrieval/fidelity.py``), means over queries; ``latency_ms``. The three of exact
+        search are null without a reference, with ``recall_reason``; no queries have no latency.
     """
-    parts, distances, seconds = [], 0, 0.0
-    for start in range(0, len(queries), _BATCH):
-        begin = time.perf_counter()
-        parts.append(index.search(queries[start : start + _BATCH], k))
-        seconds += time.perf_counter() - begin
-        distances = None if distances is None or index.distances is None else distances + index.distances
-    result = join_queries(parts, k)
+    if reference is not None and index.is_exact:
+        result = reference.exact.first(k)
+        searched, seconds, _ = _search(index, queries[:_SAMPLE], k)
+        distances: int | None = len(queries) * index.size
+    else:
+        result, seconds, distances = _search(index, queries, k)
+        searched = result
+        if reference is not None and index.exact_scores:
+            result = result.with_log_partition(reference.exact.log_partition_Q)
     result.save(folder)
     stats: dict[str, Any] = {
         "queries": len(result),
         "k": k,
         "search_seconds": seconds,
-        "queries_per_second": len(result) / seconds if seconds else None,
+        "queries_per_second": len(searched) / seconds if seconds else None,
+        "threads": _threads(),
         "distances": distances,
         "recall": None,
+        "prior_kl": None,
+        "prior_mass_missed": None,
+        "latency_ms": latency_ms(index, queries, k) if len(queries) else None,
     }
-    if exact is None:
+    if reference is None:
         stats["recall_reason"] = no_exact_reason
     elif not len(result) or not index.size:
         stats["recall_reason"] = "no questions" if index.size else "the index is empty"
     else:
-        ranks = sorted({r for r in (*RANKS, k) if r <= k})
-        stats["recall"] = {str(r): recall_against(result, exact, r, index.exact_scores) for r in ranks}
+        stats |= _against(index, result, queries, reference)
     return stats
+
+
+def latency_ms(index: BuiltIndex, queries: np.ndarray | Sequence[str], k: int) -> dict[str, Any]:
+    """``p50`` and ``p95`` of the wall time of one query, in milliseconds; ``queries``: how many were asked."""
+    import numpy as np
+
+    index.search(queries[:1], k)
+    times: list[float] = []
+    for q in range(min(len(queries), _SINGLE)):
+        begin = time.perf_counter()
+        index.search(queries[q : q + 1], k)
+        times.append(1e3 * (time.perf_counter() - begin))
+        if sum(times) > 1e3 * _SINGLE_SECONDS:
+            break
+    return {"p50": float(np.median(times)), "p95": float(np.quantile(times, 0.95)), "queries": len(times)}
 
 
 def join_queries(parts: Sequence[SearchResult], k: int) -> SearchResult:
@@ -75,3 +118,34 @@ def join_queries(parts: Sequence[SearchResult], k: int) -> SearchResult:
         return SearchResult.empty(0, k)
     ids, scores = (np.concatenate(arrays) for arrays in zip(*((p.ids_QK, p.scores_QK) for p in parts), strict=True))
     return SearchResult.of(ids, scores, k)
+
+
+def _search(index: BuiltIndex, queries: np.ndarray | Sequence[str], k: int) -> tuple[SearchResult, float, int | None]:
+    """The result in batches, the seconds it took, and the vectors compared."""
+    parts, distances, seconds = [], 0, 0.0
+    for start in range(0, len(queries), _BATCH):
+        begin = time.perf_counter()
+        parts.append(index.search(queries[start : start + _BATCH], k))
+        seconds += time.perf_counter() - begin
+        distances = None if distances is None or index.distances is None else distances + index.distances
+    return join_queries(parts, k), seconds, distances
+
+
+def _against(index: BuiltIndex, found: SearchResult, queries: np.ndarray, reference: Reference) -> dict[str, Any]:
+    import numpy as np
+
+    exact, k = reference.exact, found.k
+    ranks = sorted({r for r in (*RANKS, k) if r <= k})
+    stats: dict[str, Any] = {"recall": {str(r): recall_against(found, exact, r, index.exact_scores) for r in ranks}}
+    if exact.log_partition_Q is not None:
+        scores = found.scores_QK if index.exact_scores else true_scores(queries, reference.blocks, found.ids_QK)
+        kl_Q = prior_kl(found, scores, exact.log_partition_Q, reference.temperature)
+        stats["prior_kl"] = float(np.nanmean(kl_Q)) if np.isfinite(kl_Q).any() else None
+        stats["prior_mass_missed"] = float(missed_mass(found, exact.first(k), reference.temperature).mean())
+    return stats
+
+
+def _threads() -> int:
+    import faiss
+
+    return int(faiss.omp_get_max_threads())

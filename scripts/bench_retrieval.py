@@ -1,0 +1,133 @@
+"""What retrieval costs beside the best that is to be had: ratios of two sides measured in turn, in one run.
+
+    python scripts/bench_retrieval.py                 # all of them, some minutes
+    python scripts/bench_retrieval.py nested classes  # some of them
+
+    nested   eight corpus sizes in one pass, against a search of the largest alone    goal: at most 1.25
+    exact    exact_topk against faiss.IndexFlatIP                                     goal: at least 0.95 of its speed
+    classes  our index classes against the bare faiss index they hold                 goal: 3% more at a batch of 256,
+                                                                                      50 microseconds at a batch of 1
+
+Times are CPU time of this process (other work on the machine disturbs it less than wall time), of one thread unless
+``OMP_NUM_THREADS`` says otherwise. Sides alternate; medians of the rounds' ratios are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from rag_exp.retrieval.faiss_index import FaissIndex
+
+Side = Callable[[], object]
+K = 20
+
+
+def vectors(rows: int, dims: int, seed: int, clusters: int = 1_000) -> np.ndarray:
+    """Unit vectors around ``clusters`` centres; no recall is measured on them, only time."""
+    rng = np.random.default_rng(seed)
+    out = np.random.default_rng(0).standard_normal((clusters, dims), dtype=np.float32)[rng.integers(0, clusters, rows)]
+    out += 0.5 * rng.standard_normal((rows, dims), dtype=np.float32)
+    out /= np.linalg.norm(out, axis=1, keepdims=True)
+    return out
+
+
+def seconds(side: Side) -> float:
+    start = time.process_time()
+    side()
+    return time.process_time() - start
+
+
+def compare(ours: Side, theirs: Side, rounds: int) -> tuple[float, float, float]:
+    """Median ratio ours / theirs, and the two medians in seconds; the sides take turns to go first."""
+    ours(), theirs()
+    pairs = []
+    for turn in range(rounds):
+        if turn % 2:
+            their = seconds(theirs)
+            pairs.append((seconds(ours), their))
+        else:
+            our = seconds(ours)
+            pairs.append((our, seconds(theirs)))
+    mine, others = zip(*pairs, strict=True)
+    return statistics.median(a / b for a, b in pairs), statistics.median(mine), statistics.median(others)
+
+
+def nested(a: argparse.Namespace) -> bool:
+    from rag_exp.retrieval.exact import exact_topk, exact_topk_nested
+
+    passages, queries = vectors(a.passages, a.dims, 1), vectors(a.queries, a.dims, 2)
+    sizes = [a.passages * i // 8 for i in range(1, 9)]
+    ratio, ours, alone = compare(
+        lambda: exact_topk_nested(queries, [passages], K, sizes), lambda: exact_topk(queries, [passages], K), a.rounds
+    )
+    with_mass = seconds(lambda: exact_topk_nested(queries, [passages], K, sizes, log_partition=True))
+    print(f"nested   8 sizes {ours:.2f} s, the largest alone {alone:.2f} s: ratio {ratio:.3f}")
+    print(f"         with the log-partition of every prefix {with_mass:.2f} s ({with_mass - ours:.2f} s more)")
+    return ratio <= 1.25
+
+
+def exact(a: argparse.Namespace) -> bool:
+    import faiss
+
+    from rag_exp.retrieval.exact import exact_topk
+
+    passages, queries = vectors(a.passages, a.dims, 1), vectors(a.queries, a.dims, 2)
+    native = faiss.IndexFlatIP(a.dims)
+    native.add(passages)
+    blocks = [passages[i : i + 65_536] for i in range(0, len(passages), 65_536)]
+    ratio, ours, theirs = compare(lambda: exact_topk(queries, blocks, K), lambda: native.search(queries, K), a.rounds)
+    gflops = 2e-9 * a.queries * a.passages * a.dims
+    print(
+        f"exact    exact_topk {gflops / ours:.0f} GFLOP/s, IndexFlatIP {gflops / theirs:.0f} GFLOP/s: "
+        f"{1 / ratio:.3f} of its speed"
+    )
+    return 1 / ratio >= 0.95
+
+
+def classes(a: argparse.Namespace) -> bool:
+    from rag_exp.retrieval.indexes import HNSW, IVF
+
+    passages, queries = vectors(a.passages // 4, a.dims, 1), vectors(256, a.dims, 2)
+    return all([overhead(o.kind, o.create([passages], seed=0), queries, a.rounds) for o in (IVF(), HNSW(m=8))])
+
+
+def overhead(name: str, built: FaissIndex, queries: np.ndarray, rounds: int) -> bool:
+    native, one, times = built.native, queries[:1], range(300)
+    ratio, ours, theirs = compare(lambda: built.search(queries, K), lambda: native.search(queries, K), 5 * rounds)
+    _, ours_one, theirs_one = compare(
+        lambda: [built.search(one, K) for _ in times], lambda: [native.search(one, K) for _ in times], rounds
+    )
+    more = (ours_one - theirs_one) / len(times) * 1e6
+    print(
+        f"classes  {name:5} batch of 256: {ours * 1e3:.1f} ms against {theirs * 1e3:.1f} ms, {ratio - 1:+.1%}; "
+        f"batch of 1: {more:+.0f} microseconds"
+    )
+    return ratio <= 1.03 and more <= 50
+
+
+BENCHES: dict[str, Callable[[argparse.Namespace], bool]] = {b.__name__: b for b in (nested, exact, classes)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benches", nargs="*", metavar="bench", help=f"of {', '.join(BENCHES)} (default: all)")
+    parser.add_argument("--passages", type=int, default=200_000)
+    parser.add_argument("--queries", type=int, default=2_000)
+    parser.add_argument("--dims", type=int, default=384)
+    parser.add_argument("--rounds", type=int, default=3)
+    a = parser.parse_args()
+    if unknown := set(a.benches) - set(BENCHES):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    missed = [name for name in a.benches or BENCHES if not BENCHES[name](a)]
+    print(f"goals missed: {', '.join(missed)}" if missed else "all goals met")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
