@@ -187,7 +187,7 @@ def test_problems_of_folders(checkpoints, tmp_path):
     assert "no config.json there" in empty
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     (gguf,) = Pretrained(name=str(tmp_path)).problems()
-    assert "GGUF files are not read" in gguf
+    assert gguf.endswith(f"To read the GGUF file, give the file itself: {tmp_path / 'model.gguf'}")
     shutil.copy(checkpoints["gpt2"] / "config.json", tmp_path)
     (unweighted,) = Pretrained(name=str(tmp_path)).problems()
     assert "no *.safetensors there" in unweighted
