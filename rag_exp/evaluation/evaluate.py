@@ -206,6 +206,7 @@ class Reader:
             "nll": nll_B.tolist(),
             "nll_without_end": self._without_end(logp_BKT, mask_BT, prior_BK),
             "nll_any": self._any(items, passages, prior_BK, nll_B),
+            "nll_unnormalized": self._unnormalized(items, logp_BKT, mask_BT, scores_BK),
             "target_tokens": mask_BT.sum(1).tolist(),
             "prediction": predictions,
             "fast_prediction": [None] * len(items),
@@ -279,6 +280,21 @@ class Reader:
         has_one_B = answer_BT.any(1)
         nll_B = self._nll(logp_BKT, torch.where(has_one_B[:, None], answer_BT, mask_BT), prior_BK)
         return [x if there else None for x, there in zip(nll_B.tolist(), has_one_B.tolist(), strict=True)]
+
+    def _unnormalized(
+        self, items: Sequence[int], logp_BKT: Tensor, mask_BT: Tensor, scores_BK: np.ndarray
+    ) -> list[float | None]:
+        """As the NLL, the prior taken over the whole corpus: log p(z|x) = score / temperature - log Z.
+
+        What the passages that were not read would add is left out, so it is an upper bound of the NLL over all of
+        them, comparable across K. None where log Z is not known or the passages are not read one by one.
+        """
+        topk = self.asked.topk
+        if topk is None or topk.log_partition_Q is None or not scores_BK.shape[1] or self.objective.reading != "each":
+            return [None] * len(items)
+        mass_B1 = torch.from_numpy(topk.log_partition_Q[list(items)])[:, None]
+        whole_BK = torch.from_numpy(scores_BK).double() / self.asked.temperature - mass_B1
+        return self.objective.nll(logp_BKT, whole_BK, mask_BT).tolist()
 
     @staticmethod
     def _prior(prior_BK: Tensor, like_BKX: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ METRICS: dict[str, str] = {
     "nll_any": "nats per answer where any distinct answer counts: -logsumexp of their log-probabilities",
     "nll_without_end": "nats per answer as `nll`, the end token left out: all that most hosted readers can say",
     "target_tokens": "tokens per scored answer, end token included",
+    "nll_unnormalized": "`nll` with the prior over the whole corpus and not over the passages read: an upper bound of "
+    "the nats with all passages read, comparable across k",
     "em": "exact match of the written answer after SQuAD normalisation, maximum over answers",
     "f1": "F1 over words after SQuAD normalisation, maximum over answers",
     "fast_differs": "share of questions to which fast decoding would give another answer than thorough decoding gave",
@@ -107,6 +109,8 @@ class _Metrics:
         self._put("nll_per_byte", float(nll.sum()) / size if size else None, "the answers have no bytes", "nll")
         for name in ("nll_any", "nll_without_end", "target_tokens"):
             self._mean(name, _floats(table, name), empty, name)
+        bound = "only exact scores, of passages read one by one, have a prior over the whole corpus"
+        self._mean("nll_unnormalized", _floats(table, "nll_unnormalized"), bound, "nll_unnormalized")
         for name in ("em", "f1"):
             self._mean(name, _floats(table, name), "no answers were written (evaluation.decode=none)")
         pairs = zip(table["prediction"].to_pylist(), table["fast_prediction"].to_pylist(), strict=True)

@@ -28,6 +28,11 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "nll": ("double", "-log p(target) in nats, the sum over its tokens, end token included"),
     "nll_without_end": ("double", "the same without the end token; null for an answer that has no other token"),
     "nll_any": ("double", "-log of the summed probability of the distinct answers (at most evaluation.max_answers)"),
+    "nll_unnormalized": (
+        "double",
+        "the same with p(z|x) over the whole corpus, not over the passages read: an upper bound of the nats with all "
+        "of them read; null where the sum over the corpus is unknown or passages are not read one by one",
+    ),
     "prediction": ("string", "the answer that was written; null where nothing is decoded"),
     "fast_prediction": ("string", "what fast decoding would have answered; null but for evaluation.decode=thorough"),
     "candidates": ("list<string>", "answers that were ranked, best first; null where nothing is decoded"),

@@ -95,6 +95,30 @@ def test_against_a_loop_by_hand(towns, tmp_path, objective):
     assert any(r["nll_any"] < r["nll"] - 1e-9 for r in rows)
 
 
+@pytest.mark.parametrize("objective", [RagSequence(), RagToken()])
+def test_the_bound_over_the_whole_corpus(towns, tmp_path, objective):
+    """With log Z of the corpus the nats fall as more is read, and equal the plain ones once everything is."""
+    kit, Q = towns.kit(), len(towns.questions)
+    scores = np.random.default_rng(1).normal(size=(Q, towns.size)).astype(np.float32)
+    whole = np.logaddexp.reduce(scores.astype(float) / TEMPERATURE, axis=1)
+    ids = np.tile(np.arange(towns.size), (Q, 1))
+    of = {}
+    for k in (3, 9, towns.size):
+        found = SearchResult.of(ids, scores, k, whole)
+        rows, stats = ask(towns, tmp_path / str(k), kit, objective, found, decode="none")
+        of[k] = np.array([r["nll_unnormalized"] for r in rows])
+        assert stats["metrics"]["nll_unnormalized"] == pytest.approx(of[k].mean())
+        kept = np.array([np.logaddexp.reduce(row.astype(float) / TEMPERATURE) for row in found.scores_QK])
+        times = np.array([r["target_tokens"] if objective.kind == "rag_token" else 1 for r in rows])
+        assert of[k] == pytest.approx(np.array([r["nll"] for r in rows]) + times * (whole - kept), abs=2e-5)
+    assert (of[3] > of[9]).all()
+    assert (of[9] > of[towns.size]).all()
+    assert of[towns.size] == pytest.approx([r["nll"] for r in rows], abs=1e-5)
+    rows, stats = ask(towns, tmp_path / "unknown", kit, objective, searched(towns), decode="none")
+    assert stats["metrics"]["nll_unnormalized"] is None
+    assert "exact scores" in stats["nulls"]["nll_unnormalized"]
+
+
 def test_closed_book_by_hand(towns, tmp_path):
     kit = towns.kit()
     rows, stats = ask(towns, tmp_path, kit)

@@ -59,7 +59,8 @@ def row(**given):
     """A one-hop question with everything known; ``given`` overrides."""
     base = {
         "id": "q", "question": "?", "template": "", "hops": 1, "answers": ["a"], "target": "a", "target_tokens": 2,
-        "answer_bytes": 4, "nll": 1.0, "nll_without_end": 0.75, "nll_any": 0.5, "prediction": "a",
+        "answer_bytes": 4, "nll": 1.0, "nll_without_end": 0.75, "nll_any": 0.5, "nll_unnormalized": 1.5,
+        "prediction": "a",
         "fast_prediction": "a", "candidates": ["a", "b"], "candidate_logp": [-0.5, -2.0],
         "em": 1.0, "f1": 1.0, "rows": [5, 6],
         "scores": [2.0, 1.0], "prior": [0.75, 0.25], "posterior": [0.5, 0.5], "passage_nll": [1.0, 1.0], "truncated": 0,
@@ -92,6 +93,7 @@ def test_a_table_by_hand():
         "nll_any": 0.5,
         "nll_without_end": 0.75,
         "target_tokens": 2.0,
+        "nll_unnormalized": 1.5,
         "em": 0.75,
         "f1": 0.875,
         "fast_differs": 0.25,
@@ -117,7 +119,7 @@ def test_a_table_by_hand():
 def test_what_does_not_apply_is_null_with_a_reason():
     closed = {"rows": [], "scores": [], "prior": [], "posterior": [], "passage_nll": [], "gold_rank": None}
     unknown = {"gold_found": None, "gold_in_corpus": None, "answer_found": None, "entropy": None, "prediction": None}
-    unknown |= {"fast_prediction": None}
+    unknown |= {"fast_prediction": None, "nll_unnormalized": None}
     metrics, nulls = metrics_of(table_of([row(**closed, **unknown, em=None, f1=None, entropy_given_gold=None)]))
     missing = {name for name, value in metrics.items() if value is None}
     assert missing == set(nulls)
