@@ -285,7 +285,8 @@ def _trainee(config: RunConfig, build: Build, reader: Generator) -> Iterator[Tra
         yield Trainee(
             generator=reader,
             packer=_packer(config, reader),
-            sizes=config.generator.sizes(),
+            # What a hosted reader read is counted where it is, and in evaluation alone.
+            sizes=None if config.generator.hosted else config.generator.sizes(),
             options=config.training.resolved(config.generator.peak_lr()),
             optim=config.optim,
             seed=config.seed,

@@ -111,7 +111,12 @@ def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Itera
             continue
         made = store.info(steps.roles[role])
         if made is not None:
-            yield f"{role:13} {made.stats['tokens']:,} tokens, {made.stats['flops']:.3g} FLOPs, {made.seconds:.0f} s"
+            flops = "unknown" if made.stats["flops"] is None else f"{made.stats['flops']:.3g}"
+            yield f"{role:13} {made.stats['tokens']:,} tokens, {flops} FLOPs, {made.seconds:.0f} s"
+            continue
+        what = f"{count} steps x {batch} questions x {config.objective.prompts(k)} prompts"
+        if config.generator.hosted:
+            yield f"{role:13} {what}: a request for each"
             continue
         most = reading_bound(config, count * batch, k)
         flops = training_flops(most, config.generator.sizes())
@@ -119,7 +124,7 @@ def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Itera
             flops += forward_flops(second_reading_bound(config, count * batch, k), config.generator.sizes())
         beside = " beside the retriever's own" if live and role == "checkpoint" else ""
         bounds = f"<= {most.tokens:,} tokens, <= {flops:.3g} FLOPs{beside}"
-        yield f"{role:13} {count} steps x {batch} questions x {config.objective.prompts(k)} prompts: {bounds}"
+        yield f"{role:13} {what}: {bounds}"
 
 
 def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Iterator[str]:

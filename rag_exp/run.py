@@ -202,9 +202,10 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
     searches = "index" in steps.roles
 
     def total(key: str, *roles: str) -> float | None:
-        """The sum of ``key`` over those of ``roles`` that the run has; None where one of them is gone."""
+        """The sum of ``key`` over those of ``roles`` that the run has; None where one of them is gone, or unknown."""
         of_run = [r for r in roles if r in steps.roles]
-        return None if any(r in gone for r in of_run) else sum(stats[r][key] for r in of_run)
+        values = [stats[r][key] for r in of_run if r not in gone]
+        return None if any(r in gone for r in of_run) or None in values else sum(values)
 
     def known(name: str, value: Any, reason: str) -> Any:
         """``value``, its absence explained."""
@@ -222,7 +223,7 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
     warmup = stats["encoder"]["flops"] if "encoder" in stats else None if "encoder" in steps.roles else {}
     flops: dict[str, float | None] = {
         "reader_warmup": known("flops.reader_warmup", total("flops", "reader_warmup"), ""),
-        "marginal": known("flops.marginal", total("flops", "checkpoint"), ""),
+        "marginal": known("flops.marginal", total("flops", "checkpoint"), UNKNOWN_SIZE),
         "retriever_warmup": known("flops.retriever_warmup", None if warmup is None else sum(warmup.values()), ""),
         # BM25 embeds nothing, which is no cost and no gap.
         "embedding": known("flops.embedding", index.get("embedding_flops", 0.0) if index else None, unsearched),
@@ -238,7 +239,7 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
     }
     stages = [flops[name] for name in ("reader_warmup", "marginal", "retriever_warmup")]
     training = None if None in stages else sum(s for s in stages if s is not None)
-    flops["training"] = known("flops.training", training, "")
+    flops["training"] = known("flops.training", training, UNKNOWN_SIZE)
     _add_search(metrics, nulls, topk, index, unsearched if not searches else None)
     parameters = dict(evaluation["parameters"])
     if index.get("parameters"):

@@ -134,13 +134,23 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
 def hosted_problems(config: RunConfig) -> list[str]:
     """What a generator that runs elsewhere cannot do: one sentence each."""
     found = []
-    for key, steps in (
-        ("training.warmup.steps", config.training.warmup.steps),
-        ("training.steps", config.training.steps),
-    ):
-        if steps > 0:
-            found.append(f"{key}: {steps}: generator=hosted does not train; use {key}=0 (experiment=hosted does).")
-    if not config.generator.scores() and config.evaluation.decode == "none":
+    training, generator = config.training, config.generator
+    if training.warmup.steps > 0:
+        found.append(
+            f"training.warmup.steps: {training.warmup.steps}: generator=hosted does not train; use "
+            "training.warmup.steps=0 (experiment=hosted does)."
+        )
+    if training.steps > 0 and (config.objective.trains_reader or config.retriever.train == "frozen"):
+        found.append(
+            f"training.steps: {training.steps}: generator=hosted does not train; use training.steps=0, or let it teach "
+            "a retriever (objective=ensemble with retriever=query or both)."
+        )
+    elif training.steps > 0 and not (generator.scores() and generator.logprobs != "auto"):
+        found.append(
+            "generator.logprobs: a hosted generator teaches a retriever by its log-probabilities; say how the endpoint "
+            "gives them (generator.logprobs=echo or prompt_logprobs, with generator.protocol=completions)."
+        )
+    if not generator.scores() and config.evaluation.decode == "none":
         found.append(
             "evaluation.decode: none: this endpoint is asked for no log-probabilities, so that nothing would be "
             "measured; write answers (evaluation.decode=greedy)."

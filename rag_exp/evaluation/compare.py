@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-PAIRED = ("nll", "nll_any", "nll_per_byte", "em", "f1", "gold_found", "answer_found")
+PAIRED = ("nll", "nll_without_end", "nll_any", "nll_per_byte", "em", "f1", "gold_found", "answer_found")
 _CELLS = 4_000_000  # resampled numbers held at once
 
 

@@ -42,6 +42,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "rows": ("list<int64>", "rows of the passages read; empty where there are none"),
     "scores": ("list<double>", "their retrieval scores"),
     "prior": ("list<double>", "p(z|x), softmax of scores over temperature; sums to 1"),
+    # Where `nll` is null and `nll_without_end` is not, these two are of the answer without its end token.
     "posterior": ("list<double>", "p(z|x,target) with one passage explaining it all; null for joint reading"),
     "passage_nll": ("list<double>", "-log p(target) given each passage alone; null for joint reading"),
     "truncated": ("int32", "how many of the passages were cut to fit the reader's context"),

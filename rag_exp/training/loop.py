@@ -69,7 +69,7 @@ def fit_stage(
     objective: Objective,
     data: StageData,
     optim: OptimOptions,
-    sizes: ReaderSizes,
+    sizes: ReaderSizes | None,
     trainer: TrainerOptions,
     partial: Path | None = None,
     live: LiveRetriever | None = None,
@@ -83,7 +83,7 @@ def fit_stage(
         objective: the loss.
         data: what is read.
         optim: optimiser and schedule.
-        sizes: the reader's sizes, for FLOPs.
+        sizes: the reader's sizes, for FLOPs; None where nobody knows them.
         trainer: the machine.
         partial: folder for progress, found again after a kill; None keeps none.
         live: a retriever that trains along.
@@ -114,7 +114,8 @@ def fit_stage(
         order = BatchOrder(data.lengths, stage.batch_size, seed, stage.bucket)
         feed = StageDataModule(data, order, meter.done, stage.steps, trainer.num_workers, device.type == "cuda")
         # With its size, so that the lines of parallel runs can be told apart.
-        label = f"{stage.name.replace('_', ' ')} (N={sizes.body + sizes.encoder_body:,})"
+        size = "unknown" if sizes is None else f"{sizes.body + sizes.encoder_body:,}"
+        label = f"{stage.name.replace('_', ' ')} (N={size})"
         with (
             torch_threads(trainer.threads),
             _quiet(),
@@ -131,7 +132,8 @@ def fit_stage(
             _fit(_trainer(device, stage, stage.steps - meter.done, callbacks), module, feed)
     stats = meter.stats(sizes)
     if live is not None:
-        stats |= {"retriever_flops": float(live.flops), "flops": stats["flops"] + live.flops}
+        whole = None if stats["flops"] is None else stats["flops"] + live.flops
+        stats |= {"retriever_flops": float(live.flops), "flops": whole}
     return {
         **stats,
         "questions": len(data),

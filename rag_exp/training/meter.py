@@ -80,15 +80,19 @@ class Meter:
         counts = {name: TokenCounts(**facts[name]) for name in ("counts", "scored") if name in facts}
         return cls(**{**facts, **counts, "curve": curve})
 
-    def stats(self, sizes: ReaderSizes) -> dict[str, Any]:
-        """The stage in a record: see the keys' names; ``truncated`` is a share, null where no passage was read."""
+    def stats(self, sizes: ReaderSizes | None) -> dict[str, Any]:
+        """The stage in a record: see the keys' names; ``truncated`` is a share, null where no passage was read.
+
+        ``flops`` is null without ``sizes``.
+        """
+        flops = None if sizes is None else training_flops(self.counts, sizes) + forward_flops(self.scored, sizes)
         return {
             "steps": self.done,
             "tokens": self.counts.tokens,
             "target_tokens": self.counts.target_tokens,
             "rows": self.counts.rows,
             "scored_tokens": self.scored.tokens,
-            "flops": training_flops(self.counts, sizes) + forward_flops(self.scored, sizes),
+            "flops": flops,
             "seconds": self.seconds,
             "passages": self.passages,
             "truncated": self.truncated / self.passages if self.passages else None,

@@ -27,7 +27,7 @@ class Trainee:
     Attributes:
         generator: the reader, trained in place.
         packer: makes its prompts.
-        sizes: its sizes, for FLOPs.
+        sizes: its sizes, for FLOPs; None where nobody knows them.
         options: steps, batch sizes and learning rates of the stages.
         optim: optimiser and schedule.
         seed: the run's seed.
@@ -39,7 +39,7 @@ class Trainee:
 
     generator: Generator
     packer: Packer
-    sizes: ReaderSizes
+    sizes: ReaderSizes | None
     options: TrainingOptions
     optim: OptimOptions
     seed: int

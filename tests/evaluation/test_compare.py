@@ -17,6 +17,7 @@ def table(nll, ids=None, target="a", em=None, answer_bytes=None):
             "id": ids or [f"q{i}" for i in range(n)],
             "target": [target] * n,
             "nll": nll,
+            "nll_without_end": nll,
             "nll_any": nll,
             "answer_bytes": answer_bytes or [2] * n,
             "em": pa.array(em or [None] * n, pa.float64()),
@@ -40,7 +41,13 @@ def test_a_constant_difference_has_no_spread():
     assert found["nll_per_byte"].difference == pytest.approx(0.125)
     assert found["answer_found"].difference == 0.0
     assert found["answer_found"].p == 1.0
-    assert set(found) == {"nll", "nll_any", "nll_per_byte", "answer_found"}  # the others are missing in both
+    assert set(found) == {
+        "nll",
+        "nll_without_end",
+        "nll_any",
+        "nll_per_byte",
+        "answer_found",
+    }  # the others are missing in both
 
 
 def test_the_interval_is_that_of_paired_differences():

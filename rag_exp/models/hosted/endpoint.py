@@ -58,7 +58,8 @@ class Endpoint:
             path: below the url.
             body: plain JSON values.
             tokens: of prompt and answer, roughly; for the pace.
-            patient: False gives up at the first failure of the connection or the server (a busy one is waited for).
+            patient: False gives up at the first failure of the connection or the second of the server; one that is busy
+                is waited for all the same.
 
         Raises:
             EndpointError: it cannot be reached, refuses, or does not answer with a JSON object; says what to do.
@@ -71,7 +72,8 @@ class Endpoint:
             if problem is None:
                 return reply
             passes = problem.status in TRIED_AGAIN or problem.status is None
-            hopeless = not patient and problem.status not in (429, 503)
+            # Servers say 500 of what they do not offer as of what passes: once more tells the two apart well enough.
+            hopeless = not patient and problem.status not in (429, 503) and (problem.status is None or tried > 1)
             if asked_wait is not None and asked_wait > LONGEST_ASKED:
                 raise EndpointError(f"{problem} It asks to wait {asked_wait:.0f} s; issue the command again then.")
             if last or not passes or hopeless:

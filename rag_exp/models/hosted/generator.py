@@ -24,7 +24,7 @@ from rag_exp.models.hosted.pace import Pace
 from rag_exp.models.hosted.pieces import Pieces
 from rag_exp.models.hosted.replies import Replies
 from rag_exp.models.packing import IGNORE, ReaderBatch
-from rag_exp.models.reader import Generator
+from rag_exp.models.reader import Generator, Memory
 
 if TYPE_CHECKING:
     from rag_exp.models.hosted.options import Hosted
@@ -122,7 +122,10 @@ class HostedGenerator(Generator):
     def close(self) -> None:
         self.endpoint.close()
 
-    def token_logp(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
+    def keep(self, memory: Memory) -> None:
+        """Nothing is kept for backward: there is none."""
+
+    def token_logp(self, batch: ReaderBatch) -> Tensor:
         """log p(y|x,z) of each row's answer, [N, T]: all of it at the row's first target and 0 at the others.
 
         The endpoint's tokens are not the batch's pieces, so that only sums over an answer mean something. The end
@@ -140,8 +143,6 @@ class HostedGenerator(Generator):
         logp_NT = torch.zeros(batch.targets_NT.shape)
         logp_NT[:, 0] = torch.tensor([sum(a.logp) + (a.end_logp or 0.0) for a in found])
         return logp_NT.to(batch.targets_NT.device)
-
-    padded_token_logp = token_logp
 
     def score(self, batch: ReaderBatch) -> list[Aligned] | None:
         """The answer's tokens in each of the N rows and their log-probabilities; None where the endpoint gives none.
@@ -194,7 +195,7 @@ class HostedGenerator(Generator):
         options = self.options
         asked = options.logprobs if options.scores() else "none"
         who = {"url": options.base_url, "revision": options.revision, "model": options.model}
-        return self.replies.key({**who, "way": asked, "end": options.end_token})
+        return self.replies.key({**who, "way": asked, "end": options.end_token, "extra": options.extra})
 
     def _prompts(self, batch: ReaderBatch) -> list[str]:
         lengths = batch.prompt_lengths_N.tolist()

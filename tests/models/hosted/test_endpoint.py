@@ -88,6 +88,16 @@ def test_a_lost_connection_is_tried_again_unless_it_is_the_first_question(endpoi
     assert len(waits) == 2
 
 
+def test_the_first_question_is_put_twice_to_a_failing_server(served, endpoint):
+    found, waits = endpoint()
+    served.failures = [(500, {})]
+    assert found.post("/completions", BODY, 10, patient=False)["choices"]
+    served.failures = [(500, {}), (500, {})]
+    with pytest.raises(EndpointError, match="answers 500"):
+        found.post("/completions", BODY, 10, patient=False)
+    assert len(waits) == 2
+
+
 def test_a_late_answer(served, endpoint, monkeypatch):
     release = threading.Event()
     reply = type(served).reply

@@ -119,6 +119,29 @@ def test_a_key_in_place_of_its_name_is_not_repeated(served, place, capsys):
     assert KEY not in told.err + told.out
 
 
+def test_it_teaches_a_retriever_and_stays_as_it_is(served, place, capsys):
+    taught = ("objective=ensemble", "retriever=query", "index=flat", "encoder.dims=16", "tokenizer.vocab_size=400")
+    few = ("training.steps=3", "training.batch_size=2", "trainer.threads=1", "retriever.warmup.steps=2")
+    small = ("retriever.warmup.batch_size=16", "retriever.warmup.held_out=40", "evaluation.decode=none")
+    words = command(served.url, *taught, *few, *small)
+    assert cli.main(words) != 0
+    assert "say how the endpoint gives them" in capsys.readouterr().err
+    assert cli.main([*words, "generator.logprobs=echo"]) == 0
+    record = only_record(place)
+    assert record.status == "finished", record.error
+    assert record.metrics["nll_without_end"] > 0
+    assert record.flops["marginal"] is None
+    assert "hosted" in record.nulls["flops.marginal"]
+    assert "hosted" in record.nulls["flops.training"]
+    found = place / "outputs" / "store" / "objects" / "checkpoint" / record.artifacts["checkpoint"]
+    taught_files = [f for f in (found / "question_encoder").rglob("*.safetensors")]
+    warmed = place / "outputs" / "store" / "objects" / "encoder" / record.artifacts["encoder"]
+    assert taught_files
+    assert all(f.read_bytes() != (warmed / f.name).read_bytes() for f in taught_files)
+    read = [body for _, body, _ in served.asked if body.get("echo")]
+    assert len(read) > 3 * 2 * 2  # each passage of each training question, and those of evaluation
+
+
 def test_token_marginals_where_tokens_agree(served, place):
     assert cli.main(command(served.url, "objective=rag_token", "generator.end_token='</s>'")) == 0
     record = only_record(place)
