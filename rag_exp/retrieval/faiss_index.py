@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,3 +107,16 @@ def sample_vectors(blocks: Sequence[np.ndarray], count: int, seed: int) -> np.nd
     if bad.any():
         raise DataError(f"The vector of passage {int(chosen[np.argmax(bad)])} holds NaN or infinity.")
     return out
+
+
+@contextmanager
+def faiss_threads(count: int) -> Iterator[None]:
+    """Let faiss use ``count`` OpenMP threads inside; its setting is process-wide, so it is put back."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

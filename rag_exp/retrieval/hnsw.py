@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +10,7 @@ from pydantic import Field
 
 from rag_exp.core.options import SEARCH
 from rag_exp.retrieval.exact import rechunk
-from rag_exp.retrieval.faiss_index import ADD_ROWS, FaissIndex, faiss_seed, read_faiss, shape_of
+from rag_exp.retrieval.faiss_index import ADD_ROWS, FaissIndex, faiss_seed, faiss_threads, read_faiss, shape_of
 from rag_exp.retrieval.index import INDEXES, IndexOptions
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class HNSW(IndexOptions):
         native = faiss.IndexHNSWFlat(dims, self.m, faiss.METRIC_INNER_PRODUCT)
         native.hnsw.efConstruction = self.ef_construction
         native.hnsw.rng = faiss.RandomGenerator(faiss_seed(seed, "hnsw"))
-        with _threads(self.threads):
+        with faiss_threads(self.threads):
             for block in rechunk(content, ADD_ROWS):
                 native.add(block)
         links = native.hnsw.neighbors.size() * 4 + native.hnsw.offsets.size() * 8 + native.hnsw.levels.size() * 4
@@ -73,16 +72,3 @@ class HNSWIndex(FaissIndex):
         import faiss
 
         return int(faiss.cvar.hnsw_stats.ndis)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let faiss use ``count`` OpenMP threads inside; its setting is process-wide, so it is put back."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

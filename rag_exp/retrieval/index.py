@@ -71,7 +71,7 @@ class BuiltIndex(ABC):
     """
 
     is_exact: ClassVar[bool] = False
-    exact_scores: ClassVar[bool] = True
+    exact_scores: bool = True
     size: int
     distances: int | None = None
 

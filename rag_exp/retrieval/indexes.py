@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from rag_exp.retrieval.factory import IVFPQ, OPQ, PQ, SQ, Factory, FastScan, RaBitQ
 from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.hnsw import HNSW
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, IndexOptions
 from rag_exp.retrieval.ivf import IVF
 from rag_exp.retrieval.lexical import BM25
 
-__all__ = ["BM25", "HNSW", "INDEXES", "IVF", "BuiltIndex", "Flat", "IndexOptions"]
+__all__ = [
+    "BM25", "HNSW", "INDEXES", "IVF", "IVFPQ", "OPQ", "PQ", "SQ",
+    "BuiltIndex", "Factory", "FastScan", "Flat", "IndexOptions", "RaBitQ",
+]  # fmt: skip

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.exact import exact_topk
-from rag_exp.retrieval.indexes import BM25, HNSW, INDEXES, IVF, BuiltIndex, Flat, IndexOptions
+from rag_exp.retrieval.indexes import BM25, HNSW, INDEXES, IVF, SQ, BuiltIndex, Factory, Flat, IndexOptions
 from rag_exp.retrieval.recall import recall_against
 
 VECTOR_INDEXES: list[IndexOptions] = [
@@ -20,6 +20,10 @@ VECTOR_INDEXES: list[IndexOptions] = [
     IVF(nlist=1, nprobe=1),
     IVF(nprobe=3),
     HNSW(m=8, ef_construction=40, ef_search=64),
+    SQ(),
+    SQ(string="SQfp16"),
+    Factory(string="IVF{nlist},Flat", search="nprobe=10000"),
+    Factory(string="IVF1,SQ8"),
 ]
 
 

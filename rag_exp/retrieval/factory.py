@@ -1,0 +1,224 @@
+"""Any index that faiss's factory language names, and the common ones of it by names of their own.
+
+A factory string (https://github.com/facebookresearch/faiss/wiki/The-index-factory) may hold ``{nlist}``, ``{m}`` and
+``{dims}``, which follow from the corpus: ``nlist`` as for ``index=ivf``; ``m``, the sub-quantizers of a product
+quantizer, the largest divisor of the dimensions that gives each at least 4 of them; ``dims`` themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from rag_exp.core.errors import DataError
+from rag_exp.core.options import SEARCH
+from rag_exp.retrieval.exact import rechunk
+from rag_exp.retrieval.faiss_index import (
+    ADD_ROWS,
+    FaissIndex,
+    faiss_seed,
+    faiss_threads,
+    read_faiss,
+    sample_vectors,
+    shape_of,
+)
+from rag_exp.retrieval.index import INDEXES, IndexOptions
+from rag_exp.retrieval.ivf import MAX_POINTS_PER_LIST, MIN_POINTS_PER_LIST, auto_nlist
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_LEAST_POINTS = 16_384  # training points, where there are so many and quantizers have few centroids
+_DIMS_PER_CODE = 4
+_GRAPH = re.compile(r"HNSW|NSG|NNDescent")
+_UNCOMPRESSED = re.compile(r"(IVF\d+(_HNSW\d+)?,)?Flat|(HNSW|NSG)\d+(,Flat)?")  # scores are true inner products
+
+
+class FactoryOptions(IndexOptions):
+    """What every index by a factory string has. Inner products; strings that know L2 distance alone are refused."""
+
+    string: str = Field(description="faiss factory string; {nlist}, {m} and {dims} follow from the corpus")
+    search: Annotated[str, SEARCH] = Field(
+        "", description="faiss's search parameters, as in 'nprobe=16' or 'efSearch=64'; empty: faiss's own"
+    )
+
+    def problems(self, size: int) -> list[str]:
+        needed = MIN_POINTS_PER_LIST * self._centroids(size)
+        if needed <= size:
+            return []
+        return [
+            f"index.string: {self._filled(size)} trains {self._centroids(size)} centroids, which need {needed} "
+            f"passages ({MIN_POINTS_PER_LIST} each), the corpus has {size}; give the lists {{nlist}}, the product "
+            "quantizer fewer bits (PQ{m}x4: 624 passages), or use index=sq, which trains none."
+        ]
+
+    def derived(self, size: int) -> dict[str, Any]:
+        return {"string": self._filled(size)}
+
+    def create(self, content: Sequence[np.ndarray], seed: int) -> FactoryIndex:
+        import faiss
+
+        size, dims = shape_of(content)
+        string = self._filled(size, dims) if size else self.string
+        facts: dict[str, Any] = {"passages": size, "dims": dims, "string": string, "reproducible": True}
+        if not size:
+            return FactoryIndex(None, {**facts, "train_points": 0, "bytes": 0, "build_flops": 0}, self.search)
+        if problems := self.problems(size):
+            raise DataError(problems[0])
+        try:
+            native = faiss.index_factory(dims, string, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as e:
+            raise DataError(
+                f"index.string: faiss cannot make {string!r} over {dims} dimensions by inner product ({_reason(e)})."
+            ) from e
+        facts["train_points"] = 0
+        with faiss_threads(1) if _GRAPH.search(string) else nullcontext():
+            if not native.is_trained:
+                _seed(native, seed)
+                wanted = max(_LEAST_POINTS, MAX_POINTS_PER_LIST * self._centroids(size))
+                points = sample_vectors(content, wanted, seed)
+                facts["train_points"] = len(points)
+                native.train(points)
+                del points  # as large as a share of the corpus: gone before the corpus itself is added
+            for block in rechunk(content, ADD_ROWS):
+                native.add(block)
+        facts["bytes"] = _bytes(native)
+        facts["build_flops"] = None
+        facts["build_flops_reason"] = "faiss does not count what training and adding by a factory string cost"
+        return FactoryIndex(native, facts, self.search)
+
+    def load(self, folder: Path) -> FactoryIndex:
+        return FactoryIndex(*read_faiss(folder), self.search)
+
+    def _filled(self, size: int, dims: int | None = None) -> str:
+        """The string with what follows from the corpus; what follows from unknown ``dims`` as it stands."""
+        string = self.string.replace("{nlist}", str(auto_nlist(size)))
+        if dims is None:
+            return string
+        m = max(d for d in range(1, max(1, dims // _DIMS_PER_CODE) + 1) if dims % d == 0)
+        return string.replace("{m}", str(m)).replace("{dims}", str(dims))
+
+    def _centroids(self, size: int) -> int:
+        """The most centroids that one k-means of this string trains; 0 where there is none."""
+        string = self._filled(size)
+        lists = [int(n) for n in re.findall(r"IVF(\d+)", string)]
+        codes = [2 ** int(bits or 8) for bits in re.findall(r"PQ(?:\{m\}|\d+)(?:x(\d+))?(?![\d_])", string)]
+        rotations = [256] if "OPQ" in string else []  # learnt with codes of 8 bits, whatever is stored
+        return max([n for n in lists if n > 1] + codes + rotations, default=0)
+
+
+class FactoryIndex(FaissIndex):
+    """Whatever faiss made. Compressed codes give approximate scores, of which ``exact_scores`` tells."""
+
+    def __init__(self, native: Any, facts: dict[str, Any], search: str):
+        import faiss
+
+        super().__init__(native, facts)
+        self.exact_scores = _UNCOMPRESSED.fullmatch(facts["string"]) is not None
+        if native is not None and search:
+            try:
+                faiss.ParameterSpace().set_index_parameters(native, search)
+            except RuntimeError as e:
+                raise DataError(f"index.search: {facts['string']} does not take {search!r} ({_reason(e)}).") from e
+
+    def _count_from_zero(self) -> None:
+        """Nothing is counted: each kind of index would count in another place, or does not."""
+
+    def _counted(self, queries: int) -> int | None:
+        return None
+
+
+@INDEXES.register
+class Factory(FactoryOptions):
+    """Any factory string."""
+
+    kind: Literal["factory"] = "factory"
+
+
+@INDEXES.register
+class SQ(FactoryOptions):
+    """Each component in 8 bits (or 4, 6, fp16, bf16): a scalar quantizer over all passages."""
+
+    seeded: ClassVar[bool] = False
+    kind: Literal["sq"] = "sq"
+    string: str = "SQ8"
+
+
+@INDEXES.register
+class PQ(FactoryOptions):
+    """Product quantization (Jegou et al. 2011) over all passages."""
+
+    kind: Literal["pq"] = "pq"
+    string: str = "PQ{m}"
+
+
+@INDEXES.register
+class IVFPQ(FactoryOptions):
+    """Inverted lists of product-quantized residuals (Jegou et al. 2011)."""
+
+    kind: Literal["ivfpq"] = "ivfpq"
+    string: str = "IVF{nlist},PQ{m}"
+    search: Annotated[str, SEARCH] = "nprobe=8"
+
+
+@INDEXES.register
+class OPQ(FactoryOptions):
+    """The same after a rotation that is learnt for it (Ge et al. 2013)."""
+
+    kind: Literal["opq"] = "opq"
+    string: str = "OPQ{m}_{dims},IVF{nlist},PQ{m}"
+    search: Annotated[str, SEARCH] = "nprobe=8"
+
+
+@INDEXES.register
+class FastScan(FactoryOptions):
+    """Inverted lists of 4-bit codes that are scanned in registers (Andre et al. 2015)."""
+
+    kind: Literal["fastscan"] = "fastscan"
+    string: str = "IVF{nlist},PQ{m}x4fs"
+    search: Annotated[str, SEARCH] = "nprobe=8"
+
+
+@INDEXES.register
+class RaBitQ(FactoryOptions):
+    """Inverted lists of one bit a dimension (Gao and Long 2024)."""
+
+    kind: Literal["rabitq"] = "rabitq"
+    string: str = "IVF{nlist},RaBitQ"
+    search: Annotated[str, SEARCH] = "nprobe=8"
+
+
+def _seed(native: Any, seed: int) -> None:
+    """Seed the k-means of lists and codes; too few points are refused by ``problems``, not warned of on stderr."""
+    import faiss
+
+    lists = faiss.try_extract_index_ivf(native)
+    inner = faiss.downcast_index(lists if lists is not None else native)
+    for clustering in [getattr(inner, "cp", None), getattr(getattr(inner, "pq", None), "cp", None)]:
+        if clustering is not None:
+            clustering.seed = faiss_seed(seed, "factory")
+            clustering.min_points_per_centroid = 1
+
+
+def _bytes(native: Any) -> int:
+    """What the index writes, counted without keeping it."""
+    import faiss
+
+    total = 0
+
+    def count(chunk: bytes) -> int:
+        nonlocal total
+        total += len(chunk)
+        return len(chunk)
+
+    faiss.write_index(native, faiss.PyCallbackIOWriter(count))
+    return total
+
+
+def _reason(error: RuntimeError) -> str:
+    return str(error).rpartition("Error: ")[2] or str(error)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag_exp.core.errors import DataError
+from rag_exp.retrieval.exact import exact_topk
+from rag_exp.retrieval.factory import FactoryOptions
+from rag_exp.retrieval.indexes import IVFPQ, OPQ, PQ, SQ, Factory, FastScan, RaBitQ
+from rag_exp.retrieval.recall import recall_against
+
+LOSSY = [
+    (PQ(string="PQ{m}x4"), 0.3),
+    (IVFPQ(string="IVF{nlist},PQ{m}x4", search="nprobe=8"), 0.3),
+    (FastScan(), 0.3),
+    (RaBitQ(), 0.2),
+    (Factory(string="RaBitQfs"), 0.2),
+    (SQ(string="SQ4"), 0.7),
+]
+
+
+def clustered(n: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(9).standard_normal((30, 32))
+    vectors = centres[rng.integers(30, size=n)] + 0.5 * rng.standard_normal((n, 32))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("options", "least"), LOSSY, ids=lambda o: getattr(o, "string", ""))
+def test_compressed_indexes(options: FactoryOptions, least: float, tmp_path: Path):
+    vectors, asked = clustered(1500), clustered(100, seed=1)
+    built = options.create([vectors[:700], vectors[700:]], 3)
+    found = built.search(asked, 10)
+    assert recall_against(found, exact_topk(asked, [vectors], 10), 10, built.exact_scores) > least
+    assert not built.exact_scores
+    built.save(tmp_path)
+    again = options.load(tmp_path)
+    assert again.stats() == built.stats()
+    assert (tmp_path / "index.faiss").stat().st_size == built.stats()["bytes"]
+    repeated = options.create([vectors], 3)
+    for other in (again, repeated):
+        np.testing.assert_array_equal(other.search(asked, 10).ids_QK, found.ids_QK)
+
+
+def test_a_learnt_rotation():
+    vectors, asked = clustered(9984)[:, :8], clustered(100, seed=1)[:, :8]
+    exact = exact_topk(asked, [vectors], 10)
+    built = OPQ(search="nprobe=32").create([vectors], 0)
+    assert built.stats()["string"] == "OPQ2_8,IVF256,PQ2"
+    assert recall_against(built.search(asked, 10), exact, 10, False) > 0.4
+
+
+@pytest.mark.parametrize("options", [PQ(string="PQ{m}x4"), FastScan(), RaBitQ()], ids=lambda o: o.string)
+def test_k_beyond_a_compressed_corpus_is_masked(options: FactoryOptions):
+    found = options.create([clustered(700)], 0).search(clustered(3, seed=1), 900)
+    assert found.ids_QK.shape == (3, 900)
+    assert (found.ids_QK[~found.mask_QK] == -1).all()
+    assert found.mask_QK.sum(axis=1).max() <= 700
+
+
+def test_what_follows_from_the_corpus():
+    assert IVFPQ().derived(32_380)["string"] == "IVF512,PQ{m}"
+    assert PQ(string="PQ{m}x4").create([clustered(700)], 0).stats()["string"] == "PQ8x4"
+    assert PQ(string="PCA{m},SQ8").create([clustered(50)[:, :9]], 0).stats()["string"] == "PCA1,SQ8"
+
+
+@pytest.mark.parametrize(
+    ("string", "needed"),
+    [
+        ("PQ{m}", 9984),
+        ("PQ8", 9984),
+        ("PQ8x4fs", 624),
+        ("IVF100,SQ8", 3900),
+        ("IVF1,PQ8x6", 2496),
+        ("OPQ8_32,PQ8x4", 9984),
+        ("SQ8", 0),
+    ],
+)
+def test_too_few_training_points_are_refused(string: str, needed: int):
+    options = Factory(string=string)
+    assert options.problems(needed) == []
+    if needed:
+        (problem,) = options.problems(needed - 1)
+        assert f"need {needed} passages" in problem
+        with pytest.raises(DataError, match="fewer bits"):
+            options.create([clustered(600)], 0)
+
+
+def test_strings_that_mean_nothing_here_are_refused():
+    with pytest.raises(DataError, match="cannot make 'Nonsense'"):
+        Factory(string="Nonsense").create([clustered(50)], 0)
+    with pytest.raises(DataError, match="by inner product"):
+        Factory(string="LSH").create([clustered(50)], 0)
+    with pytest.raises(DataError, match="does not take 'nprobes=3'"):
+        Factory(string="IVF1,Flat", search="nprobes=3").create([clustered(50)], 0)
+
+
+def test_search_parameters_reach_through_a_rotation(tmp_path: Path):
+    vectors, asked = clustered(2000), clustered(80, seed=1)
+    Factory(string="RR32,IVF32,SQ8").create([vectors], 0).save(tmp_path)
+    exact = exact_topk(asked, [vectors], 10)
+    few, all_ = (
+        recall_against(Factory(string="", search=f"nprobe={n}").load(tmp_path).search(asked, 10), exact, 10, False)
+        for n in (1, 32)
+    )
+    assert few < all_
+    assert all_ > 0.95
+
+
+@pytest.mark.parametrize(
+    ("string", "exact"), [("IVF4,Flat", True), ("HNSW8", True), ("SQ8", False), ("PCA8,Flat", False)]
+)
+def test_it_is_known_whose_scores_are_exact(string: str, exact: bool):
+    assert Factory(string=string).create([clustered(300)], 0).exact_scores is exact
