@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from rag_exp.laws.choice import choose, compare
     from rag_exp.laws.fitting import fit
     from rag_exp.laws.forms import FORMS, Form, form_by_name
+    from rag_exp.laws.isoflops import isoflop
+    from rag_exp.laws.likelihood import profile
     from rag_exp.laws.options import LAWS, LawOptions
+    from rag_exp.laws.simulation import simulate
     from rag_exp.laws.uncertainty import question_bootstrap
     from rag_exp.laws.unique import unique_parameters
 
@@ -35,7 +38,10 @@ _HOME = {
     "compare": "choice",
     "fit": "fitting",
     "form_by_name": "forms",
+    "isoflop": "isoflops",
+    "profile": "likelihood",
     "question_bootstrap": "uncertainty",
+    "simulate": "simulation",
     "unique_parameters": "unique",
 }
 
@@ -50,7 +56,10 @@ __all__ = [
     "compare",
     "fit",
     "form_by_name",
+    "isoflop",
+    "profile",
     "question_bootstrap",
+    "simulate",
     "unique_parameters",
 ]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.evaluation import evaluate_logs
 from rag_exp.laws.form import AXES, Form
 from rag_exp.laws.forms import form_by_name
 
@@ -229,23 +230,4 @@ class LawFit:
 
     def values(self, data: Any, params_Rp: np.ndarray) -> np.ndarray:
         """What the form says at ``data`` with other parameters (in the form's order): [R, n]."""
-        logs = self._logs(data)
-        column = {p: params_Rp[:, i, None] for i, p in enumerate(self.form.parameters)}
-        total = column[self.form.floor] if self.form.floor else 0.0
-        for term in self.form.terms:
-            # The coefficient enters the exponent: alone it may be 1e40 where its power is 1e-40.
-            if term.curve:
-                own = {s: column[s] for s in (*term.curve.exponents, *term.curve.scales)}
-                log_term, inner = term.curve.from_papers(column[term.coefficient], own)
-                log_term = log_term + term.curve.log(logs, dict.fromkeys(logs, 0.0), inner)
-            else:
-                with np.errstate(divide="ignore"):
-                    log_term = np.log(column[term.coefficient])
-            other: Any = 1.0
-            for f in term.factors:
-                if f.exponent is None:
-                    other = other * logs[f.variable]
-                else:
-                    log_term = log_term + f.direction * column[f.exponent] * logs[f.variable]
-            total = total + term.sign * np.exp(log_term) * other
-        return np.asarray(total)
+        return evaluate_logs(self.form, self._logs(data), params_Rp)

@@ -30,18 +30,21 @@ def compare(
     delta: float = 1e-3,
     weights: Sequence[float] | None = None,
     missing: str = "error",
+    bootstrap: int = 0,
 ) -> pd.DataFrame:
     """Fit every form without the largest level of an axis, and measure it there.
 
     Args:
         forms: names or forms.
         holdout: ``"largest_N"`` (or D, M, K), ``"largest_compute"`` (largest N * D, one fifth of the rows), or several.
+        bootstrap: replicates of every fit without its held-out rows (0: none).
 
     Returns:
         One row per form, the best first. Columns: ``form``, ``equation``, ``parameters``, ``rows``,
         ``rmse`` (in sample) and ``aicc`` (both from least squares on log residuals), and per hold-out H:
         ``H.rmse`` and ``H.bias`` (log residuals: 0.01 is about 1% of the loss), ``H.rows``; ``heldout`` is the root
         mean square over hold-outs and orders the table. A form that could not be fitted has nulls and a ``reason``.
+        With replicates also ``H.spread``, the standard deviation of the predicted log losses, and ``spread`` over all.
         ``attrs["nearest"]`` holds what repeating the nearest kept level would err, per hold-out.
 
     Raises:
@@ -71,15 +74,25 @@ def compare(
         errors = []
         for name, mask in masks.items():
             row |= {f"{name}.rmse": None, f"{name}.bias": None, f"{name}.rows": int(mask.sum())}
+            row |= {f"{name}.spread": None} if bootstrap else {}
             try:
                 part = fit(form, _take(columns, ~mask), y=y, loss=loss, delta=delta, weights=w[~mask], missing=missing)  # type: ignore[arg-type]
                 error = _log_error(part, _take(columns, mask), y)
             except LawError as e:
                 reasons.append(f"without {name.replace('_', ' ')}: {e}")
                 continue
+            if bootstrap:
+                try:
+                    row[f"{name}.spread"] = _spread(part, _take(columns, mask), bootstrap)
+                except LawError as e:
+                    reasons.append(f"without {name.replace('_', ' ')}, replicates: {e}")
             row[f"{name}.rmse"], row[f"{name}.bias"] = float(np.sqrt((error**2).mean())), float(error.mean())
             errors.append(row[f"{name}.rmse"])
         row["heldout"] = float(np.sqrt(np.mean(np.square(errors)))) if len(errors) == len(masks) else None
+        if bootstrap:
+            spreads = [row[f"{name}.spread"] for name in masks]
+            known = all(s is not None for s in spreads)
+            row["spread"] = float(np.sqrt(np.mean(np.square(spreads)))) if known else None
         row["reason"] = " ".join(dict.fromkeys(reasons)) or None
         rows.append(row)
     rows.sort(key=lambda r: (r["heldout"] is None, r["heldout"] or 0.0))
@@ -151,6 +164,17 @@ def _log_error(law: Any, held: Mapping[str, Any], y: str) -> np.ndarray:
     if not (value > 0).all():
         raise LawError(f"{law.form.label} falls below zero at the held-out level.")
     return np.log(value / rows.y_n)
+
+
+def _spread(part: Any, held: Mapping[str, Any], bootstrap: int) -> float:
+    """Root mean variance of the log losses predicted for held-out rows, over replicates of the kept ones."""
+    data = {**part.rows["axes"], part.y: part.rows["y"]}
+    options = {"loss": part.loss, "weights": part.rows["weights"], "bootstrap": bootstrap}
+    law = fit(part.form, data, y=part.y, delta=part.delta or 1e-3, **options)
+    values = law.predict_draws({v: held[v] for v in law.form.variables})
+    if not (values > 0).all():
+        raise LawError(f"{law.form.label} falls below zero at the held-out level in some replicates.")
+    return float(np.sqrt(np.log(values).var(0).mean()))
 
 
 def _nearest(columns: Mapping[str, Any], mask: np.ndarray, y: str, axes: list[str], holdout: str) -> float | None:

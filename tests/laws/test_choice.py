@@ -88,3 +88,15 @@ def test_aicc_matches_the_published_benchmark():
     known = known[(known["data"] == "epoch240") & (known["form"] == "power N only +E")].iloc[0]
     assert row["aicc"] == pytest.approx(known["aicc"], rel=1e-6)
     assert row["rmse"] == pytest.approx(known["rmse_in"], rel=1e-4)
+
+
+def test_replicates_say_how_far_the_prediction_of_held_out_rows_is_known():
+    from rag_exp.laws import fit
+
+    loss = TRUE["joint"] * np.exp(np.random.default_rng(2).normal(0, 0.01, 30))
+    table = compare(["joint"], {"N": N, "M": M, "loss": loss}, "largest_N", loss="ls_log", bootstrap=60)
+    keep = N.max() > N
+    law = fit("joint", {"N": N[keep], "M": M[keep], "loss": loss[keep]}, loss="ls_log", bootstrap=60)
+    draws = np.log(law.predict_draws({"N": N[~keep], "M": M[~keep]}))
+    assert table["largest_N.spread"].iloc[0] == pytest.approx(np.sqrt(draws.var(0).mean()), rel=1e-9)
+    assert table["spread"].iloc[0] == table["largest_N.spread"].iloc[0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rag_exp.laws import fit
+from rag_exp.laws import fit, profile, unique_parameters
 
 PARAMS = ("A", "B", "E", "alpha", "beta")
 
@@ -179,3 +179,17 @@ def test_a_general_optimiser_stops_early_and_says_success(chinchilla, expected):
         assert found.fun / share / best - 1 == pytest.approx(
             expected["early_stop_guard_from_hoffmann_start"][key]["rel_gap"], abs=0.02
         )
+
+
+@pytest.mark.parametrize("name", ["E", "alpha", "beta"])
+def test_profile_likelihood(chinchilla, expected, name):
+    found = profile(fit("chinchilla", chinchilla, loss="ls_log"), name)
+    assert [found.low, found.high] == pytest.approx(expected["ls_logloss_240"]["profile95"][name], rel=1e-4)
+
+
+def test_optimal_allocation(chinchilla, expected):
+    wanted = expected["allocation_C6ND_at_5.76e23"]["huber_opt"]
+    assert 6 * wanted["N"] * wanted["D"] == pytest.approx(5.76e23, rel=1e-3)
+    N = unique_parameters(fit("chinchilla", chinchilla).params, wanted["D"])[0]
+    assert pytest.approx(wanted["N"], rel=1e-3) == N
+    assert wanted["D"] / N == pytest.approx(wanted["D_over_N"], rel=1e-3)

@@ -1,0 +1,80 @@
+"""What a design can tell: studies simulated from a known law, and how the fit finds it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rag_exp.core.errors import LawError
+from rag_exp.core.rng import numpy_rng
+from rag_exp.laws.evaluation import evaluate
+from rag_exp.laws.fitting import fit
+from rag_exp.laws.form import Form
+from rag_exp.laws.forms import form_by_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def simulate(
+    form: str | Form,
+    design: Mapping[str, Any],
+    params: Mapping[str, float],
+    *,
+    noise: float,
+    studies: int = 200,
+    coverage: int = 0,
+    bootstrap: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+    **fitted: Any,
+) -> pd.DataFrame:
+    """Recovery of the parameters on a design, and how often intervals hold the truth.
+
+    Args:
+        design: the axes of the study, one value per run.
+        params: the truth, under the papers' names.
+        noise: standard deviation of the log of a loss.
+        studies: simulated studies that recovery is measured on.
+        coverage: of them, how many are also bootstrapped to measure coverage (0: not measured).
+        bootstrap: replicates per study.
+        fitted: what :func:`rag_exp.laws.fit` takes besides (``loss``, ``delta``, ``fixed``, ``bootstrap_kind``).
+
+    Returns:
+        per free parameter: ``truth``, ``median``, ``bias`` (of the median), ``sd``, and where asked for ``coverage``.
+
+    Raises:
+        LawError: a parameter is missing, a true loss is not positive, or a study could not be fitted.
+    """
+    import pandas as pd
+
+    form = form_by_name(form)
+    absent = [p for p in form.parameters if p not in params]
+    if absent:
+        raise LawError(f"simulate needs a true value of {', '.join(absent)}.")
+    axes = {v: np.asarray(design[v], dtype=float) for v in form.variables}
+    truth = np.array([[params[p] for p in form.parameters]])
+    exact = evaluate(form, axes, truth)[0]
+    if not (exact > 0).all():
+        raise LawError("The true law is not positive everywhere on the design.")
+    rng = numpy_rng(seed, "laws", "simulate")
+    losses = exact * np.exp(rng.normal(0.0, noise, (studies, len(exact))))
+    options = {k: v for k, v in fitted.items() if k != "bootstrap_kind"}
+    law = fit(form, {**axes, "loss": exact}, replicates=losses, **options)
+    draws = law.draws
+    free = [p for p in form.parameters if p not in law.fixed]
+    table = pd.DataFrame({"truth": [params[p] for p in free]}, index=pd.Index(free, name="parameter"))
+    table["median"] = draws[free].median()
+    table["bias"] = table["median"] - table["truth"]
+    table["sd"] = draws[free].std()
+    if coverage:
+        inside = dict.fromkeys(free, 0)
+        for s in range(coverage):
+            one = fit(form, {**axes, "loss": losses[s]}, bootstrap=bootstrap, level=level, seed=s, **fitted)
+            for p in free:
+                interval = one.intervals[p]
+                inside[p] += interval is not None and interval[0] <= params[p] <= interval[1]
+        table["coverage"] = [inside[p] / coverage for p in free]
+    return table
