@@ -85,9 +85,8 @@ class HostedGenerator(Generator):
 
     def __init__(self, options: Hosted):
         nn.Module.__init__(self)
-        path = options.tokenizer_path()
-        characters = options.characters_per_token
-        self.tokenizer = Pieces.of_characters(characters) if path is None else Pieces.of_tokenizer(path)
+        file, characters = options.tokenizer_file(), options.characters_per_token
+        self.tokenizer = Pieces.of_characters(characters) if file is None else Pieces.of_tokenizer(file)
         self.context, self.seq2seq, self.decoder_start = options.context, False, []
         self.options = options
         pace = Pace(options.requests_per_minute, options.tokens_per_minute)

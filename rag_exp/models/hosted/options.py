@@ -116,8 +116,9 @@ class Hosted(GeneratorOptions):
             found.append(f"{path}.logprobs: {self.logprobs}: a chat endpoint scores no given answer; use none.")
         if self.end_token is not None and not self.scores():
             found.append(f"{path}.end_token: {self.end_token!r}: no answer is scored, so no end token is; use null.")
-        if self.tokenizer is not None and not self._tokenizer_file().is_file():
-            found.append(f"{path}.tokenizer: {self._tokenizer_file()}: no such file (relative to {Path.cwd()}).")
+        file = self.tokenizer_file()
+        if file is not None and not file.is_file():
+            found.append(f"{path}.tokenizer: {file}: no such file (relative to {Path.cwd()}).")
         return found
 
     def unready(self, path: str = "generator") -> list[str]:
@@ -135,7 +136,8 @@ class Hosted(GeneratorOptions):
 
     def content(self, digests: ContentDigests) -> dict[str, Any]:
         """The tokenizer's content in place of its path."""
-        return {"tokenizer": None if self.tokenizer is None else digests.of(self._tokenizer_file())}
+        file = self.tokenizer_file()
+        return {"tokenizer": None if file is None else digests.of(file)}
 
     def create(self, tokenizer_folder: Path | None, seed: int) -> HostedGenerator:
         """The generator; nothing is drawn from ``seed``, and no request is sent."""
@@ -147,11 +149,10 @@ class Hosted(GeneratorOptions):
         """The same: whatever was trained beside it, the generator is where it was."""
         return self.create(tokenizer_folder, 0)
 
-    def tokenizer_path(self) -> Path | None:
-        return None if self.tokenizer is None else self._tokenizer_file()
-
-    def _tokenizer_file(self) -> Path:
-        assert self.tokenizer is not None
+    def tokenizer_file(self) -> Path | None:
+        """The tokenizer.json that tokens are counted with; None where they are estimated."""
+        if self.tokenizer is None:
+            return None
         path = Path(self.tokenizer).expanduser()
         return path / "tokenizer.json" if path.is_dir() else path
 

@@ -33,15 +33,14 @@ class Pieces(TextTokenizer):
         return cls(partial(_characters, together))
 
     @classmethod
-    def of_tokenizer(cls, path: Path) -> Pieces:
-        """The pieces of a ``tokenizer.json``, or of the one in a folder.
+    def of_tokenizer(cls, file: Path) -> Pieces:
+        """The pieces of a ``tokenizer.json``.
 
         Raises:
             DataError: there is none, or it cannot be read.
         """
         from tokenizers import Tokenizer
 
-        file = path / "tokenizer.json" if path.is_dir() else path
         try:
             return cls(partial(_tokens, Tokenizer.from_file(str(file))))
         except Exception as e:  # tokenizers raises bare exceptions

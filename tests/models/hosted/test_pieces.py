@@ -28,7 +28,7 @@ def test_characters_join_to_the_text(texts, together):
 def test_a_tokenizers_pieces_join_to_the_text(saved, text):
     from tokenizers import Tokenizer
 
-    pieces = Pieces.of_tokenizer(saved)
+    pieces = Pieces.of_tokenizer(saved / "tokenizer.json")
     (ids,) = pieces.encode([text])
     assert pieces.decode([ids]) == [text]
     if text:
