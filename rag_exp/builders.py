@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from rag_exp.config import RunConfig
     from rag_exp.data.passages import PassageTable
     from rag_exp.data.questions import QuestionTable
+    from rag_exp.models.multihop import ListedPaths
     from rag_exp.models.packing import Packer
     from rag_exp.models.reader import Generator
     from rag_exp.retrieval.encoder import Encoder
+    from rag_exp.retrieval.hop2 import SecondHop
     from rag_exp.retrieval.index import BuiltIndex
     from rag_exp.retrieval.live import LiveRetriever
     from rag_exp.retrieval.topk import Reference
@@ -82,14 +84,19 @@ def tokenizer(config: RunConfig, build: Build) -> None:
     build.stats["passages"] = read
 
 
-def encoder(config: RunConfig, build: Build) -> None:
-    """The encoder after its contrastive warm-up on the training questions and their gold passages."""
+def encoder(config: RunConfig, hop2: SecondHop | None, build: Build) -> None:
+    """The encoder after its contrastive warm-up on the training questions and their gold passages, hop by hop."""
+    from rag_exp.retrieval.hop_pairs import hop_pairs
     from rag_exp.retrieval.warmup import warm_up
     from rag_exp.training.progress import Ticker
 
     seed = derive(config.seed, "encoder")
     made = config.encoder.create(_tokenizer_folder(build), config.tokenizer.vocab_size, seed)
-    asked = _training_questions(config, build)
+    asked, table = _training_questions(config, build), _table(build)
+    queries, gold, answers = asked.questions, asked.gold, asked.answers
+    if hop2 is not None:
+        pairs = hop_pairs(queries, gold, asked.gold_of, table, hop2)
+        queries, gold, answers = pairs.queries, pairs.gold, [answers[q] for q in pairs.asked]
     warmup = config.retriever.warmup.resolved(config.encoder)
     with (
         _on_device(config, made),
@@ -97,12 +104,12 @@ def encoder(config: RunConfig, build: Build) -> None:
     ):
         build.stats |= warm_up(
             made,
-            asked.questions,
-            asked.gold,
-            _table(build),
+            queries,
+            gold,
+            table,
             warmup,
             seed,
-            asked.answers,
+            answers,
             progress=lambda step, loss: ticker.at(step, f"loss {loss:.3f}"),
         )
     made.save(build.folder)
@@ -206,13 +213,64 @@ def topk(
     build.stats["dims"] = queries.shape[1]
 
 
-def reader_warmup(config: RunConfig, reads: bool, build: Build) -> None:
-    """A new reader after its warm-up: on gold passages, or (closed book) on the questions alone."""
+def paths(
+    config: RunConfig,
+    setting: Setting,
+    split: str,
+    limit: int | None,
+    shard: Callable[[int], Step] | None,
+    build: Build,
+) -> None:
+    """What a second hop finds after each passage of the top-k."""
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.retrieval.paths import second_hop
+    from rag_exp.retrieval.results import SearchResult
+
+    assert setting.hop2 is not None
+    table = _table(build)
+    asked = QuestionTable.open(build.parent("questions").path, split, limit)
+    hop1 = SearchResult.load(build.parent("topk").path)
+    size = table.prefix_size(setting.size)
+    if shard is None:
+        found = setting.index.load(build.parent("index").path)
+        made, facts = second_hop(found, hop1, asked.questions, table, setting.hop2)
+    else:
+        blocks, _ = _blocks(build, shard, size)
+        found = _open_index(build, setting, blocks)
+        is_exact = not setting.index.stores_vectors
+        compared = None if is_exact or split == "train" else blocks
+        with _on_device(config, _encoder(config, build, "question")) as question_encoder:
+            made, facts = second_hop(found, hop1, asked.questions, table, setting.hop2, question_encoder, compared)
+        facts |= {"dims": question_encoder.dims, **({"recall": 1.0} if is_exact else {})}
+    made.save(build.folder)
+    build.stats |= {"M": size, "k": hop1.k, "j": setting.hop2.j, **facts}
+
+
+def pairs(config: RunConfig, setting: Setting, split: str, limit: int | None, build: Build) -> None:
+    """The paths of an arm that does not search: the gold passages of both hops, or random pairs."""
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.evaluation.arms import oracle_pairs, random_pairs
+    from rag_exp.retrieval.paths import Paths
+
+    assert setting.hop2 is not None
+    asked = QuestionTable.open(build.parent("questions").path, split, limit)
+    size = _table(build).prefix_size(setting.size)
+    if setting.source == "oracle":
+        pairs_QM2 = oracle_pairs(asked.gold, asked.gold_of)
+    else:
+        pairs_QM2 = random_pairs(asked.ids, setting.hop2.paths, size, config.seed)
+    Paths.of_pairs(pairs_QM2).save(build.folder)
+    build.stats["M"] = size
+
+
+def reader_warmup(config: RunConfig, reads: bool, hops: int, build: Build) -> None:
+    """A new reader after its warm-up: on gold passages (with two hops on both together), or on questions alone."""
     from rag_exp.training.stages import warm_up_reader
 
     reader = config.generator.create(_tokenizer_folder(build), derive(config.seed, "generator"))
     with _trainee(config, build, reader) as trainee:
-        build.stats |= warm_up_reader(trainee, _training_questions(config, build), _table(build) if reads else None)
+        table = _table(build) if reads else None
+        build.stats |= warm_up_reader(trainee, _training_questions(config, build), table, hops)
     reader.save(build.folder)
 
 
@@ -223,8 +281,11 @@ def checkpoint(config: RunConfig, setting: Setting, shard: Callable[[int], Step]
 
     reader = _reader(config, build, "reader_warmup")
     table = _table(build) if setting.source != "none" else None
-    topk = live = None
-    if "topk" in build.step.parents:
+    topk = live = listed = None
+    if "paths" in build.step.parents:
+        build.stats["M"] = build.parent("paths").stats["M"]
+        listed = _listed(config, setting, build)
+    elif "topk" in build.step.parents:
         found = build.parent("topk")
         build.stats["M"] = found.stats["M"]
         topk = SearchResult.load(found.path)
@@ -242,6 +303,8 @@ def checkpoint(config: RunConfig, setting: Setting, shard: Callable[[int], Step]
             k=setting.k,
             refresh_every=config.retriever.refresh_every if live and config.retriever.train == "both" else None,
             retriever_lr=config.training.retriever_lr or config.encoder.warmup_lr,
+            paths=listed,
+            hop2=setting.hop2,
         )
     reader.save(build.folder)
     if live is not None:
@@ -258,12 +321,15 @@ def evaluation(config: RunConfig, setting: Setting, build: Build) -> None:
     reader = _reader(config, build, "checkpoint")
     options = config.evaluation
     questions = QuestionTable.open(build.parent("questions").path, options.split, options.questions)
-    table = topk = size = None
+    table = topk = size = listed = None
     if setting.source != "none":
         table = _table(build)
         size = table.prefix_size(setting.size)
-        topk = SearchResult.load(build.parent("topk").path)
-    asked = Asked(questions, table, topk, size, config.retriever.temperature)
+        if setting.hop2 is not None:
+            listed = _listed(config, setting, build)
+        else:
+            topk = SearchResult.load(build.parent("topk").path)
+    asked = Asked(questions, table, topk, size, config.retriever.temperature, listed)
     build.stats |= evaluate(
         reader, config.objective, _packer(config, reader), asked, options, config.generator.sizes(), build.folder,
         config.trainer, config.training.resolved_precision(config.trainer.accelerator),
@@ -273,6 +339,17 @@ def evaluation(config: RunConfig, setting: Setting, build: Build) -> None:
     build.stats["documents"] = None if table is None or size is None else table.documents_in(size)
     build.stats["parameters"] = {"generator": config.generator.parameter_counts()}
     build.stats["non_embedding"] = config.generator.non_embedding()
+
+
+def _listed(config: RunConfig, setting: Setting, build: Build) -> ListedPaths:
+    """The paths that a reader reads, of those that were found."""
+    from rag_exp.models.multihop import ListedPaths
+    from rag_exp.retrieval.paths import Paths
+
+    assert setting.hop2 is not None
+    objective, found = config.objective, Paths.load(build.parent("paths").path)
+    temperature = config.retriever.temperature
+    return ListedPaths.of(found, setting.hop2.paths, objective.prior, temperature, objective.renormalize)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 # Importing a module registers its kinds.
 from rag_exp.core.errors import ConfigError, did_you_mean
 from rag_exp.core.options import NEUTRAL, Options
-from rag_exp.data import closed_world, factbook, hub, jsonl, squad  # noqa: F401
+from rag_exp.data import closed_world, factbook, hub, jsonl, multihop_files, squad  # noqa: F401
 from rag_exp.data.passages import PASSAGES
 from rag_exp.data.sources import CORPORA, QUESTIONS
 from rag_exp.data.tokenizer import TokenizerOptions

@@ -7,7 +7,6 @@ not been read is an upper bound and marked with ``<=``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from rag_exp import config as configs
@@ -96,15 +95,17 @@ def _setting(setting: Setting, total: int | None) -> str:
         setting.index.derived(setting.size or total) if setting.source == "index" and (setting.size or total) else {}
     )
     more = "".join(f", {k} {v}" for k, v in derived.items())
-    return f"{size}{of} passages, {setting.growth} growth, {how}{more}, k = {setting.k}"
+    hop2 = setting.hop2
+    paths = "" if hop2 is None else f", j = {hop2.j}, {hop2.paths} of {setting.k * hop2.j} paths read"
+    return f"{size}{of} passages, {setting.growth} growth, {how}{more}, k = {setting.k}{paths}"
 
 
 def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Iterator[str]:
     """Tokens and FLOPs of each training stage: as measured where it is in the store, else at most."""
     training = config.training
     plan = (
-        ("reader_warmup", training.warmup.steps, training.warmup.batch_size, min(steps.train.k, 1)),
-        ("checkpoint", training.steps, training.batch_size, steps.train.k),
+        ("reader_warmup", training.warmup.steps, training.warmup.batch_size, min(steps.train.prompts, 1)),
+        ("checkpoint", training.steps, training.batch_size, steps.train.prompts),
     )
     live = config.retriever.train != "frozen" and steps.train.source == "index"
     for role, count, batch, k in plan:
@@ -136,7 +137,7 @@ def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Ite
         tokens = "unknown" if made.stats["tokens"] is None else f"{made.stats['tokens']:,}"
         yield f"evaluation    {tokens} tokens, {flops} FLOPs, {made.seconds:.0f} s"
         return
-    options, k = config.evaluation, steps.asked.k
+    options, k = config.evaluation, steps.asked.prompts
     asked, prompts = options.questions or 1, config.objective.prompts(k)
     what = f"{asked} questions" if options.questions else "each question"
     if config.generator.hosted:
@@ -173,8 +174,6 @@ def _bound(config: configs.RunConfig, rows: int, answers: int) -> TokenCounts:
 
 def second_reading_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCounts:
     """The most that is read once more to teach a retriever; nothing where the objective needs no second reading."""
-    if k and config.objective.attends:
-        return replace(reading_bound(config, questions, k), target_tokens=0)
     if k and config.objective.evidence == "each":
         return _bound(config, questions * k, questions * k)
     return reading_bound(config, questions * k, k) if config.objective.evidence == "without_one" else TokenCounts()

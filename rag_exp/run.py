@@ -232,7 +232,7 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
         ),
         "search": known(
             "flops.search",
-            2.0 * topk["distances"] * topk["dims"] if topk.get("distances") and topk.get("dims") else None,
+            _search_flops(topk, stats.get("paths") if searches else None),
             "this index does not count its comparisons" if searches else unsearched,
         ),
         "reading": sized("flops.reading", evaluation["flops"]),
@@ -258,6 +258,8 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
         "M": known("M", evaluation["M"], "a closed-book run reads no corpus"),
         "M_train": known("M_train", train_side.get("M") if trained else None, untrained),
         "K": steps.asked.k,
+        "J": known("J", steps.asked.hop2.j if steps.asked.hop2 and searches else None, "there is no second hop"),
+        "paths": known("paths", steps.asked.prompts if steps.asked.hop2 else None, "no paths are read"),
         "K_train": known("K_train", steps.train.k if trained else None, untrained),
         "questions": evaluation["questions"],
     }
@@ -274,6 +276,16 @@ def _measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any
         "metrics": metrics,
         "nulls": nulls,
     }
+
+
+def _search_flops(topk: dict[str, Any], paths: dict[str, Any] | None) -> float | None:
+    """Operations of all comparisons; a second hop's with the encoding of its queries. None where an index is silent."""
+    found = 0.0
+    for hop in (topk, *([paths] if paths is not None else [])):
+        if not (hop.get("distances") and hop.get("dims")):
+            return None
+        found += 2.0 * hop["distances"] * hop["dims"] + hop.get("encode_flops", 0)
+    return found
 
 
 def _add_search(
@@ -383,7 +395,7 @@ def _room_problems(config: RunConfig, steps: RunSteps, store: Store, splits: dic
     packer = Packer(tokenizer, config.prompt, config.generator.context_length(), config.generator.is_seq2seq())
     found = []
     for split, questions in splits.items():
-        k = steps.train.k if split == "train" else steps.asked.k
+        k = steps.train.prompts if split == "train" else steps.asked.prompts
         asked, answers = packer.tokens(questions.questions, "question"), packer.tokens(questions.targets, "answer")
         found += packer.room_problems(asked, answers, config.objective.in_one_prompt(k))
     return found

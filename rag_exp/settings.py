@@ -11,6 +11,7 @@ from typing import Any
 
 from rag_exp.config import RunConfig
 from rag_exp.evaluation.answering import decoding_problems
+from rag_exp.retrieval.hop2 import SecondHop
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class Setting:
     index: Any
     source: str
     k: int
+    hop2: SecondHop | None = None
+
+    @property
+    def prompts(self) -> int:
+        """Passages (with a second hop: paths) that go with a question."""
+        return self.k if self.hop2 is None else self.hop2.paths
 
     @property
     def may_fall_short(self) -> bool:
@@ -48,6 +55,7 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         index=config.index,
         source=source,
         k=config.retrieval.k if source != "none" else 0,
+        hop2=config.retrieval.hop2 if source != "none" else None,
     )
     e = config.evaluation
     source = e.source or train.source
@@ -58,8 +66,15 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         index=e.index if e.index is not None else train.index,
         source=source,
         k=k if source != "none" else 0,
+        hop2=_asked_hop2(config) if source != "none" else None,
     )
     return train, asked
+
+
+def _asked_hop2(config: RunConfig) -> SecondHop | None:
+    e, hop2 = config.evaluation, config.retrieval.hop2
+    named = {name: value for name, value in (("j", e.j), ("paths", e.paths)) if value is not None}
+    return hop2.model_copy(update=named) if hop2 is not None else None
 
 
 def known_size(config: RunConfig) -> int | None:
@@ -95,6 +110,7 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
     found += decoding_problems(config.objective, config.evaluation, config.generator.hosted)
     if config.generator.hosted:
         found += hosted_problems(config)
+    found += _hop_problems(config, train)
     return list(dict.fromkeys(found))
 
 
@@ -124,8 +140,7 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
         if objective.together and objective.evidence == "none":
             found.append(
                 f"{where}: objective={objective.kind} reads all passages together and has no prior, so the retriever "
-                "would get no gradient; use retriever.train=frozen, or an objective that teaches it (emdr2, pdist, "
-                "adist)."
+                "would get no gradient; use retriever.train=frozen, or an objective that teaches it (emdr2, pdist)."
             )
         if train.source in ("oracle", "random"):
             found.append(f"{where}: retrieval.source={train.source} does not retrieve; use retriever.train=frozen.")
@@ -159,6 +174,29 @@ def hosted_problems(config: RunConfig) -> list[str]:
     return found
 
 
+def _hop_problems(config: RunConfig, train: Setting) -> list[str]:
+    """Whether objective and retrieval have the same number of hops."""
+    hop2, e = config.retrieval.hop2, config.evaluation
+    found = [
+        f"evaluation.{name}: there is no second hop to ask with; use retrieval=two_hop."
+        for name, value in (("j", e.j), ("paths", e.paths))
+        if value is not None and hop2 is None
+    ]
+    if train.source == "none":
+        return found
+    if hop2 is not None and config.objective.hops == 1:
+        found.append(
+            f"objective: {config.objective.kind} reads single passages, and retrieval.hop2 finds paths of two; "
+            "use objective=chain, or retrieval=index."
+        )
+    if hop2 is None and config.objective.hops == 2:
+        found.append(
+            f"objective: {config.objective.kind} reads paths of two passages, and retrieval has one hop; "
+            "use retrieval=two_hop."
+        )
+    return found
+
+
 def setting_problems(config: RunConfig, setting: Setting, size: int | None, asked: bool) -> list[str]:
     """What is wrong with a setting over a corpus of ``size`` passages (None: not known yet).
 
@@ -170,6 +208,8 @@ def setting_problems(config: RunConfig, setting: Setting, size: int | None, aske
         return found
     if size == 0:
         return ["corpus: it is empty; there is nothing to retrieve from. Look into its files."]
+    if setting.hop2 is not None:
+        found += _path_problems(config, setting, setting.hop2, size, asked)
     k_key = "evaluation.k" if asked and config.evaluation.k is not None else "retrieval.k"
     size_key = "evaluation.corpus_size" if asked and config.evaluation.corpus_size is not None else "corpus.size"
     if setting.k < 1:
@@ -181,4 +221,27 @@ def setting_problems(config: RunConfig, setting: Setting, size: int | None, aske
     if setting.source == "index" and size is not None:
         prefix = "evaluation." if asked and config.evaluation.index is not None else ""
         found += [prefix + problem for problem in setting.index.problems(size)]
+    return found
+
+
+def _path_problems(config: RunConfig, setting: Setting, hop2: SecondHop, size: int | None, asked: bool) -> list[str]:
+    """What is wrong with a second hop over ``size`` passages."""
+    found = []
+    e = config.evaluation
+    j_key = "evaluation.j" if asked and e.j is not None else "retrieval.hop2.j"
+    paths_key = "evaluation.paths" if asked and e.paths is not None else "retrieval.hop2.paths"
+    if setting.source == "random":
+        if size is not None and 2 * hop2.paths > size:
+            found.append(f"{paths_key}: {hop2.paths} random pairs cannot be drawn from {size} passages; lower it.")
+        return found
+    if hop2.paths > setting.k * hop2.j:
+        found.append(
+            f"{paths_key}: {hop2.paths} paths cannot be read of {setting.k} x {hop2.j} that are found (k x j); lower "
+            f"it, or raise k or {j_key}."
+        )
+    if size is not None and hop2.j >= size:
+        found.append(
+            f"{j_key}: {hop2.j} other passages cannot follow a passage in a corpus of {size}; lower it or raise the "
+            "corpus size."
+        )
     return found

@@ -1,6 +1,6 @@
 """One run as a graph of steps: what is built from what, and the key of each, before anything is built.
 
-    passages -> questions -> tokenizer -> encoder -> embeddings -> index -> topk
+    passages -> questions -> tokenizer -> encoder -> embeddings -> index -> topk (-> paths)
                                       \\-> reader_warmup ----------------> checkpoint -> evaluation
 
 The *training setting* (corpus size and growth, index, source, k) leads to the checkpoint; the
@@ -39,12 +39,14 @@ VERSIONS = {
     "exact": 1,
     "index": 1,
     "topk": 1,
+    "paths": 1,
     "reader_warmup": 1,
     "checkpoint": 1,
     "evaluation": 2,
 }
 
-SETTING_KEYS = ("corpus_size", "growth", "index", "source", "k")  # of `evaluation`; they enter through the top-k
+# Of `evaluation`; they enter through what is found.
+SETTING_KEYS = ("corpus_size", "growth", "index", "source", "k", "j", "paths")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class _Planner:
                 # With `both` the passage encoder is trained too, so the index is built from the checkpoint's.
                 both = self.config.retriever.train == "both"
                 self.roles["index"] = self.index(asked, trained if both else {})
-            self.roles["topk"] = self.topk(
+            self.roles |= self.found(
                 asked, self.config.evaluation.split, self.config.evaluation.questions, self.roles.get("index"), trained
             )
         self.roles["evaluation"] = self.evaluation(weights)
@@ -188,6 +190,7 @@ class _Planner:
         if not (self.train.uses_vectors or self.asked.uses_vectors):
             return None
         warmup = config.retriever.warmup.resolved(config.encoder)
+        hop2 = self.train.hop2
         return _step(
             "encoder",
             {
@@ -195,9 +198,10 @@ class _Planner:
                 "warmup": warmup.identity(),
                 "questions": config.training.questions,
                 "seed": config.seed,
+                **({"hop2": hop2.composing()} if hop2 is not None else {}),
             },
             {**self.data_parents(self.train), **self.encoder_tokenizer},
-            partial(builders.encoder, config),
+            partial(builders.encoder, config, hop2),
         )
 
     def encoder_parents(self) -> dict[str, Step]:
@@ -236,6 +240,29 @@ class _Planner:
             parents,
             partial(builders.embeddings, self.config, shard),
         )
+
+    def found(
+        self, setting: Setting, split: str, limit: int | None, index: Step | None, trained: dict[str, Step]
+    ) -> dict[str, Step]:
+        """The steps "topk" and, with a second hop, "paths": what each question of ``split`` is given.
+
+        Pairs that are not searched for have no top-k before them.
+        """
+        hop2 = setting.hop2
+        if hop2 is None:
+            return {"topk": self.topk(setting, split, limit, index, trained)}
+        fields: dict[str, Any] = {"source": setting.source, "split": split, "questions": limit}
+        parents = self.data_parents(setting)
+        if setting.source == "random":
+            fields |= {"paths": hop2.paths, "size": setting.size, "seed": self.config.seed}
+        if setting.source != "index":
+            build = partial(builders.pairs, self.config, setting, split, limit)
+            return {"paths": _step("paths", fields, parents, build)}
+        topk = self.topk(setting, split, limit, index, trained)
+        fields |= {"j": hop2.j, **hop2.composing()}
+        shard = self.shards(setting, trained if self.config.retriever.train == "both" else {})
+        build = partial(builders.paths, self.config, setting, split, limit, shard)
+        return {"topk": topk, "paths": _step("paths", fields, {**topk.parents, "topk": topk}, build)}
 
     def topk(
         self, setting: Setting, split: str, limit: int | None, index: Step | None, trained: dict[str, Step]
@@ -310,8 +337,9 @@ class _Planner:
                 "questions": config.training.questions,
                 "bucket": config.training.bucket,
                 "reads": reads,
+                **({"hops": 2} if train.hop2 is not None else {}),
             }
-            build = partial(builders.reader_warmup, config, reads)
+            build = partial(builders.reader_warmup, config, reads, 1 if train.hop2 is None else 2)
             self.roles["reader_warmup"] = _step("reader_warmup", fields, parents, build)
             parents = {**parents, "reader_warmup": self.roles["reader_warmup"]}
         if config.training.steps == 0:
@@ -342,14 +370,15 @@ class _Planner:
                 "refresh_every": config.retriever.refresh_every if config.retriever.train == "both" else None,
                 "search": train.index.only(SEARCH),
                 "size": train.size,
+                **({"hop2": train.hop2.identity()} if train.hop2 is not None else {}),
             }
             parents |= {"index": self.roles["train_index"], **self.encoder_parents()}
             shard = self.shards(train, {})
         elif reads:
-            self.roles["train_topk"] = self.topk(
-                train, "train", config.training.questions, self.roles.get("train_index"), {}
-            )
-            parents |= {"topk": self.roles["train_topk"]}
+            found = self.found(train, "train", config.training.questions, self.roles.get("train_index"), {})
+            self.roles |= {f"train_{name}": step for name, step in found.items()}
+            parents |= _read(found)
+            fields |= _paths_read(train)
         self.roles["checkpoint"] = _step(
             "checkpoint", fields, parents, partial(builders.checkpoint, config, train, shard)
         )
@@ -370,8 +399,8 @@ class _Planner:
         if asked.source != "none":
             fields["size"] = asked.size
         parents = {**self.data_parents(asked), **self.reader_tokenizer, **weights}
-        if "topk" in self.roles:
-            parents["topk"] = self.roles["topk"]
+        fields |= _paths_read(asked)
+        parents |= _read(self.roles)
         return _step("evaluation", fields, parents, partial(builders.evaluation, config, asked))
 
     def identity(self, options: Options) -> dict[str, Any]:
@@ -383,6 +412,16 @@ class _Planner:
             return fields if content is None else {**fields, **content(self.digests)}
 
         return self.once(f"{type(options).__name__} {options.model_dump_json()}", make)
+
+
+def _read(found: Mapping[str, Step]) -> dict[str, Step]:
+    """What a reader reads, as a parent: the paths where there are any, else the top-k; nothing closed book."""
+    return next(({name: found[name]} for name in ("paths", "topk") if name in found), {})
+
+
+def _paths_read(setting: Setting) -> dict[str, Any]:
+    """How many of the paths found are read: known to what reads them, not to what finds them."""
+    return {"paths": setting.hop2.paths} if setting.hop2 is not None and setting.source == "index" else {}
 
 
 def _step(kind: str, fields: dict[str, Any], parents: Mapping[str, Step], build: Callable[[Build], None]) -> Step:

@@ -96,7 +96,17 @@ def test_values_survive_the_override_grammar(value):
 
 
 def test_every_group_option_that_comes_with_the_package_is_valid():
-    needs_input = {"jsonl", "squad", "hub", "nq_open", "wiki_dpr", "sentence_transformers", "pretrained"}
+    needs_input = {
+        "jsonl",
+        "squad",
+        "hotpotqa",
+        "musique",
+        "hub",
+        "nq_open",
+        "wiki_dpr",
+        "sentence_transformers",
+        "pretrained",
+    }
     for group in sorted(configs._groups(None) - {"experiment", "study", "debug"}):
         for option in configs.group_options(group):
             if option not in needs_input:

@@ -146,14 +146,62 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["objective=pdist", "retrieval=oracle"], "teaches a retriever, and none trains"),
         (["objective=ensemble"], "nor does the reader: use training.steps=0"),
         (["objective=fid"], "generator=t5, generator=bart"),
-        (["objective=adist", "retriever=query"], "objective=adist needs a decoder that attends to encoded passages"),
-        (["objective=adist", "generator=t5"], "objective=adist teaches a retriever, and none trains"),
-        (["objective=adist", "generator=t5", "retriever=query", "retrieval=oracle"], "does not retrieve"),
         (["objective=fid", "generator=t5", "retriever=query"], "would get no gradient"),
         (["objective=ensemble", "retrieval=closed_book"], "has nothing to train; use training.steps=0"),
     ],
 )
 def test_what_is_wrong_across_fields_is_said_before_any_work(overrides, says):
+    with pytest.raises(ConfigError) as e:
+        steps(*overrides)
+    assert any(says in p for p in e.value.problems), e.value.problems
+
+
+CHAIN = ["questions.hops=2", "retrieval=two_hop", "objective=chain"]
+
+
+@pytest.fixture(scope="module")
+def chain():
+    return steps(*CHAIN)
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("retrieval.hop2.paths=3", ("encoder", "topk", "paths", "reader_warmup")),
+        ("retrieval.hop2.j=4", ("encoder", "topk", "reader_warmup")),
+        ("retrieval.hop2.query='{question}'", ("reader_warmup",)),
+        ("objective.prior=global", ("encoder", "topk", "paths", "reader_warmup")),
+        ("evaluation.paths=3", ("encoder", "topk", "paths", "checkpoint")),
+        ("evaluation.j=3", ("encoder", "topk", "checkpoint")),
+        ("evaluation.source=oracle", ("encoder", "checkpoint")),
+    ],
+)
+def test_what_the_settings_of_a_second_hop_change(chain, override, same):
+    other = steps(*CHAIN, override)
+    assert other.run_id != chain.run_id
+    for role in same:
+        assert other.roles[role].key == chain.roles[role].key
+    for role in {"encoder", "topk", "paths", "checkpoint"} & set(other.roles) - set(same):
+        assert other.roles[role].key != chain.roles[role].key
+
+
+def test_one_hop_knows_nothing_of_a_second(base):
+    assert "paths" not in base.roles
+    assert "hop2" not in base.roles["encoder"].fields
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["retrieval=two_hop"], "use objective=chain"),
+        (["objective=chain"], "use retrieval=two_hop"),
+        ([*CHAIN, "retrieval.hop2.paths=26"], "26 paths cannot be read of 3 x 5"),
+        ([*CHAIN, "retrieval.hop2.j=1200"], "corpus of 1200"),
+        ([*CHAIN, "evaluation.source=random", "retrieval.hop2.paths=601", "retrieval.hop2.j=300"], "random pairs"),
+        (["evaluation.j=3"], "no second hop"),
+    ],
+)
+def test_what_is_wrong_with_a_second_hop(overrides, says):
     with pytest.raises(ConfigError) as e:
         steps(*overrides)
     assert any(says in p for p in e.value.problems), e.value.problems
@@ -178,8 +226,6 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
         ["objective=emdr2", "retriever=query", "retrieval=closed_book"],  # the closed-book arm of such a study
         ["objective=pdist", "retriever=both", "objective.reader=concat"],
         ["objective=fid", "generator=t5"],
-        ["objective=adist", "generator=t5", "retriever=query"],
-        ["objective=adist", "generator=bart", "retriever=both", "objective.value_norms=false"],
         ["objective=loop", "retriever=query"],
         ["objective=emdr2", "objective.reader=fid", "generator=bart", "retriever=query"],
         ["objective=ensemble", "training.steps=0"],

@@ -34,7 +34,8 @@ class RunRecord(BaseModel):
         default_factory=dict,
         description="N non-embedding generator parameters; N_total; retriever_parameters; D tokens the generator "
         "processed in training; D_target target tokens among them; M passages indexed at evaluation; M_train; "
-        "K passages read per question; K_train; questions evaluated",
+        "K passages read per question (with two hops: found by the first); J found by the second after each; paths "
+        "read per question; K_train; questions evaluated",
     )
     parameters: dict[str, dict[str, int]] = Field(
         default_factory=dict,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rag_exp.core.errors import DataError
 from rag_exp.core.rng import numpy_rng
+from rag_exp.retrieval.hop_pairs import gold_pairs
 from rag_exp.retrieval.results import NOTHING, SearchResult
 
 if TYPE_CHECKING:
@@ -57,6 +58,31 @@ def random_result(ids: Sequence[str], k: int, corpus_size: int, seed: int) -> Se
     return _even(
         [numpy_rng(seed, "random_arm", id).choice(corpus_size, size=k, replace=False).tolist() for id in ids], k
     )
+
+
+def oracle_pairs(gold: Sequence[Sequence[int]], gold_of: Sequence[Sequence[int]]) -> np.ndarray:
+    """The gold path of each question as its only one, int64 [Q, 1, 2]; see :func:`gold_pairs`.
+
+    A question with fewer than two gold passages has no path: it is asked closed book.
+
+    Raises:
+        DataError: no question has two gold passages.
+    """
+    pairs_QM2 = gold_pairs(gold, gold_of)[:, None]
+    if not (pairs_QM2 >= 0).any():
+        raise DataError(
+            "source=oracle: no question has two gold passages; use another source, one hop or other questions."
+        )
+    return pairs_QM2
+
+
+def random_pairs(ids: Sequence[str], count: int, corpus_size: int, seed: int) -> np.ndarray:
+    """``count`` pairs of passages for each question, all different, int64 [Q, count, 2]; see :func:`random_result`.
+
+    Raises:
+        DataError: the corpus has fewer than twice as many passages.
+    """
+    return random_result(ids, 2 * count, corpus_size, seed).ids_QK.reshape(len(ids), count, 2)
 
 
 def _by_turns(rows: Sequence[int], of: Sequence[int]) -> list[int]:

@@ -25,6 +25,7 @@ from rag_exp.evaluation.predictions import read_predictions, write_predictions
 from rag_exp.models.decoding.ranked import Ranked
 from rag_exp.models.flops import ReaderSizes, TokenCounts, forward_flops
 from rag_exp.models.marginalize import doc_logprior, sequence_logp
+from rag_exp.models.multihop import ListedPaths
 from rag_exp.models.objectives import Objective
 from rag_exp.models.packing import Ids, Packer, ReaderBatch
 from rag_exp.models.reader import Generator
@@ -45,6 +46,7 @@ class Asked:
             an empty row is asked closed book.
         corpus_size: M, the passages of the corpus that was searched; None where that says nothing (closed book).
         temperature: of the prior.
+        paths: in the place of ``topk``, the paths that are read with each question.
     """
 
     questions: QuestionTable
@@ -52,6 +54,7 @@ class Asked:
     topk: SearchResult | None = None
     corpus_size: int | None = None
     temperature: float = 1.0
+    paths: ListedPaths | None = None
 
 
 def evaluate(
@@ -152,15 +155,21 @@ class Reader:
         self.counts = TokenCounts()
         self.nulls: dict[str, str] = {}
         self._beside: dict[str, list[Any]] = {}  # columns that writing the last batch gave beside its answers
-        questions, topk = asked.questions, asked.topk
+        questions, topk, paths = asked.questions, asked.topk, asked.paths
         Q = len(questions)
         if Q == 0:
             raise DataError("There are no questions to ask in this split.")
         if topk is not None and len(topk) != Q:
             raise DataError(f"The search result has {len(topk)} rows for {Q} questions; build it again.")
+        if paths is not None and len(paths) != Q:
+            raise DataError(f"There are paths for {len(paths)} questions, not for {Q}; build them again.")
         self._questions = packer.tokens(questions.questions, "question")
         self._targets = packer.tokens(questions.targets, "answer")
-        self._width_Q = topk.mask_QK.sum(1) if topk is not None else np.zeros(Q, np.int64)
+        self._rows_QK, self._width_Q = np.empty((Q, 0), np.int64), np.zeros(Q, np.int64)  # width: prompts a question
+        if paths is not None:
+            self._rows_QK, self._width_Q = paths.rows_QM2.reshape(Q, -1), paths.mask_QM.sum(1)
+        elif topk is not None:
+            self._rows_QK, self._width_Q = topk.ids_QK, topk.mask_QK.sum(1)
         widest = int(self._width_Q.max())
         problems = packer.room_problems(self._questions, self._targets, objective.in_one_prompt(widest))
         problems += decoding_problems(objective, options)
@@ -178,9 +187,10 @@ class Reader:
     def batches(self) -> Iterator[list[int]]:
         """Questions with as many passages and of similar length together, longest first (memory fails early)."""
         length_Q = np.array([len(q) + len(a) for q, a in zip(self._questions, self._targets, strict=True)])
-        if self.asked.topk is not None and self.asked.passages is not None:
-            characters_QK = passage_characters(self.asked.passages, self.asked.topk.ids_QK)
-            length_Q = length_Q + (characters_QK.sum(1) if self.objective.together else characters_QK.max(1))
+        if self._rows_QK.size and self.asked.passages is not None:
+            characters_QK = passage_characters(self.asked.passages, self._rows_QK)
+            together = characters_QK.shape[1] if self.objective.together else self.objective.hops
+            length_Q = length_Q + characters_QK.reshape(len(length_Q), -1, together).sum(2).max(1)
         order = np.lexsort((-length_Q, -self._width_Q))
         for items in np.split(order, np.flatnonzero(np.diff(self._width_Q[order])) + 1):
             for start in range(0, len(items), self.options.batch_size):
@@ -190,12 +200,14 @@ class Reader:
     def read(self, items: Sequence[int]) -> list[dict[str, Any]]:
         """The reading's columns of the predictions for ``items``, which have equally many passages."""
         K = int(self._width_Q[items[0]])
-        rows_BK = np.empty((len(items), 0), np.int64)
+        rows_BK = self._rows_QK[items, : K * self.objective.hops]
         prior_BK = torch.zeros(len(items), 1, dtype=torch.float64)
         scores_BK = np.empty((len(items), 0), np.float32)
-        if K:
+        if K and self.asked.paths is not None:
+            prior_BK = torch.from_numpy(self.asked.paths.logprior_QM[items, :K])
+        elif K:
             assert self.asked.topk is not None
-            rows_BK, scores_BK = self.asked.topk.ids_QK[items, :K], self.asked.topk.scores_QK[items, :K]
+            scores_BK = self.asked.topk.scores_QK[items, :K]
             prior_BK = doc_logprior(torch.from_numpy(scores_BK).double(), None, self.asked.temperature)
         passages = self._tokens(rows_BK) if self._tokens is not None and K else [[] for _ in items]
         batch = self._pack(items, passages, [self._targets[i] for i in items])
@@ -225,11 +237,31 @@ class Reader:
         elif log_posterior_BK is not None:
             columns["posterior"] = log_posterior_BK.exp().tolist()
             columns["passage_nll"] = (-sequence_logp(logp_BKT, mask_BT)).tolist()
+        columns |= self._of_paths(items, rows_BK, columns)
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def spent(self) -> TokenCounts | None:
         """Tokens read and written so far; None where nobody counted them."""
         return self.counts
+
+    def _of_paths(
+        self, items: Sequence[int], rows_BK: np.ndarray, columns: dict[str, list[Any]]
+    ) -> dict[str, list[Any]]:
+        """What is of paths goes into columns of its own; those of single passages then hold the passages alone."""
+        none: list[Any] = [None] * len(items)
+        moved = {"path_prior": "prior", "path_posterior": "posterior", "path_nll": "passage_nll"}
+        paths = self.asked.paths
+        if paths is None:
+            return dict.fromkeys(("paths", "hop1", "kept_prior", *moved), none)
+        found = {name: columns[column] for name, column in moved.items()}
+        return {
+            **dict.fromkeys(("scores", *moved.values()), none),
+            **found,
+            "rows": [list(dict.fromkeys(rows)) for rows in rows_BK.tolist()],
+            "paths": rows_BK.reshape(len(items), -1, 2).tolist(),
+            "hop1": [[row for row in rows if row >= 0] for rows in paths.hop1_QK[items].tolist()],
+            "kept_prior": [None if math.isnan(kept) else kept for kept in paths.kept_Q[items].tolist()],
+        }
 
     def notes(self) -> list[str]:
         """What a reader of the record should know of how the questions were read; none where all is as usual."""
@@ -237,7 +269,10 @@ class Reader:
 
     def _pack(self, items: Sequence[int], passages: Sequence[Any], answers: Sequence[Ids]) -> ReaderBatch:
         questions, reading = [self._questions[i] for i in items], self.objective.reading
-        return self.packer.pack(questions, passages, answers, joint=reading == "concat", fused=reading == "fid")
+        hops = self.objective.hops if passages[0] else 1
+        return self.packer.pack(
+            questions, passages, answers, joint=reading == "concat", fused=reading == "fid", hops=hops
+        )
 
     def _score(self, batch: ReaderBatch, prior_BK: Tensor, write: bool) -> tuple[Tensor, Tensor, list[str | None]]:
         """Log-probabilities of the batch's answers, float64 [B, K, T], their mask [B, T], and answers if written."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_exp.data.normalise import normalise
 from rag_exp.evaluation.predictions import column_nulls
@@ -38,6 +38,13 @@ METRICS: dict[str, str] = {
     "answer_coverage": "share of questions with an answer string in a passage read",
     "prior_on_gold": "prior probability of the gold passages, over questions where one was found",
     "posterior_on_gold": "posterior probability of the gold passages given the answer, over the same questions",
+    "all_gold@k": "share of questions whose needed gold passages (as many as hops) are all among those read",
+    "all_gold@hop1": "the same over what the first hop found",
+    "path_recall@1": "share of questions whose first path holds all needed gold passages",
+    "path_recall@k": "share of questions for which any path read does",
+    "kept_prior": "prior mass of the paths read, of all that were found",
+    "path_prior_on_gold": "prior probability of paths that hold all needed gold, over questions where one was read",
+    "path_posterior_on_gold": "posterior probability of those paths given the answer, over the same questions",
     "nll_gold_found": "`nll` over questions with a gold passage among those read",
     "nll_gold_missed": "`nll` over questions with gold, none of it among those read",
     "truncated": "share of the passages read that were cut to fit the reader's context",
@@ -154,13 +161,45 @@ class _Metrics:
                 dtype=float,
             )
             joint = "the passages are read jointly" if reads and all(p is None for p in lists) else missed
+            if table["paths"].null_count < len(table):
+                joint = f"passages are read in paths: see path_{name}_on_gold"
             self._mean(f"{name}_on_gold", np.where(hit == 1, on_gold, np.nan), joint, name)
+        self._paths(table, facts, counted, reason)
         self._mean("nll_gold_found", np.where(hit == 1, nll, np.nan), missed, "nll")
         found_all = "a gold passage was found for every question" if counted.any() else reason
         self._mean("nll_gold_missed", np.where(hit == 0, nll, np.nan), found_all, "nll")
-        read = sum(map(len, rows))
+        paths = table["paths"].to_pylist()
+        read = sum(len(r) if p is None else sum(map(len, p)) for p, r in zip(paths, rows, strict=True))
         cut = float(_floats(table, "truncated").sum())
         self._put("truncated", cut / read if read else None, no_passages)
+
+    def _paths(self, table: pa.Table, facts: list[Any], counted: np.ndarray, reason: str) -> None:
+        """Whether all gold is found, and whether it is on one path."""
+        import numpy as np
+
+        def whole(rows: Sequence[int], fact: Any) -> bool:
+            _, gold, gold_of, hops = fact
+            return gold_recall(rows, gold, gold_of, hops) == 1.0
+
+        paths, hop1 = table["paths"].to_pylist(), table["hop1"].to_pylist()
+        self._mean("all_gold@k", np.where(counted, [whole(f[0], f) for f in facts], np.nan), reason)
+        if all(p is None for p in paths):
+            one_hop = "there is one hop" if any(f[0] for f in facts) else "no passages are read"
+            for name in METRICS:
+                if name in ("all_gold@hop1", "kept_prior") or name.startswith("path_"):
+                    self._put(name, None, one_hop)
+            return
+        on_gold = [[whole(path, f) for path in found or []] for found, f in zip(paths, facts, strict=True)]
+        hit = np.where(counted, [any(on) for on in on_gold], np.nan)
+        first = np.where(counted, [whole(h or [], f) for h, f in zip(hop1, facts, strict=True)], np.nan)
+        self._mean("all_gold@hop1", first, reason)
+        self._mean("path_recall@1", np.where(counted, [any(on[:1]) for on in on_gold], np.nan), reason)
+        self._mean("path_recall@k", hit, reason)
+        self._mean("kept_prior", _floats(table, "kept_prior"), reason)
+        missed = "no path with all gold was read for any question" if counted.any() else reason
+        for name in ("path_prior", "path_posterior"):
+            mass = [float(np.dot(p or [], on)) for p, on in zip(table[name].to_pylist(), on_gold, strict=True)]
+            self._mean(f"{name}_on_gold", np.where(hit == 1, mass, np.nan), missed)
 
     def _mean(self, name: str, values: np.ndarray, reason: str, column: str = "") -> None:
         """The mean over questions that have the value (NaN: has none); ``column`` as for :meth:`_put`."""

@@ -22,7 +22,8 @@ DECODING = {
 class EvaluationOptions(Options):
     """The evaluation of a trained model.
 
-    ``corpus_size``, ``growth``, ``source`` and ``k`` are the evaluation setting; null takes the training setting's.
+    ``corpus_size``, ``growth``, ``source``, ``k``, ``j`` and ``paths`` are the evaluation setting; null takes the
+    training setting's.
     """
 
     split: str = Field("dev", min_length=1, description="which questions are asked")
@@ -31,6 +32,8 @@ class EvaluationOptions(Options):
     growth: Literal["coverage", "distractor"] | None = Field(None, description="as corpus.growth")
     source: Literal["index", "oracle", "random", "none"] | None = Field(None, description="as retrieval.source")
     k: int | None = Field(None, ge=0, description="passages read per question, as retrieval.k")
+    j: int | None = Field(None, ge=1, description="as retrieval.hop2.j")
+    paths: int | None = Field(None, ge=1, description="as retrieval.hop2.paths")
     decode: Literal["greedy", "beam", "fast", "thorough", "choices", "none"] = Field(
         "greedy",
         description="how an answer is written (EM and F1 need one): greedy; beam: beam search (rag_token, or one "

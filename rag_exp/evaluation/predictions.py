@@ -39,12 +39,18 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "candidate_logp": ("list<double>", "what they were ranked by: log-probability, as evaluation.decode says"),
     "em": ("double", "SQuAD exact match of `prediction`, maximum over answers"),
     "f1": ("double", "SQuAD F1 of `prediction`, maximum over answers"),
-    "rows": ("list<int64>", "rows of the passages read; empty where there are none"),
-    "scores": ("list<double>", "their retrieval scores"),
-    "prior": ("list<double>", "p(z|x), softmax of scores over temperature; sums to 1"),
+    "rows": ("list<int64>", "rows of the passages read, each once, path by path; empty where there are none"),
+    "scores": ("list<double>", "their retrieval scores; null where paths are read"),
+    "prior": ("list<double>", "p(z|x), softmax of scores over temperature; sums to 1; null where paths are read"),
     # Where `nll` is null and `nll_without_end` is not, these two are of the answer without its end token.
-    "posterior": ("list<double>", "p(z|x,target) with one passage explaining it all; null for joint reading"),
-    "passage_nll": ("list<double>", "-log p(target) given each passage alone; null for joint reading"),
+    "posterior": ("list<double>", "p(z|x,target) with one passage explaining it all; null for joint reading and paths"),
+    "passage_nll": ("list<double>", "-log p(target) given each passage alone; null for joint reading and paths"),
+    "paths": ("list<list<int64>>", "where paths are read, the rows of each in hop order, best prior first; else null"),
+    "path_prior": ("list<double>", "p(d1,d2|q) of each; sums to `kept_prior` unless objective.renormalize"),
+    "path_posterior": ("list<double>", "p(d1,d2|q,target) with one path explaining it all"),
+    "path_nll": ("list<double>", "-log p(target) given each path alone"),
+    "kept_prior": ("double", "prior mass of the paths read, of all that were found; null without paths"),
+    "hop1": ("list<int64>", "rows that the first hop found; null where there is one hop"),
     "truncated": ("int32", "how many of the passages were cut to fit the reader's context"),
     "gold": ("list<int64>", "rows of the gold passages; empty where unknown"),
     "gold_of": ("list<int32>", "for each gold row, which gold id it belongs to (a split passage has several rows)"),
@@ -70,6 +76,7 @@ def schema() -> pa.Schema:
         "list<double>": pa.list_(pa.float64()),
         "list<int64>": pa.list_(pa.int64()),
         "list<int32>": pa.list_(pa.int32()),
+        "list<list<int64>>": pa.list_(pa.list_(pa.int64())),
     }
     return pa.schema([(name, types[kind]) for name, (kind, _) in COLUMNS.items()])
 

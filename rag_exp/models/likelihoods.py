@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from rag_exp.models.objective import OBJECTIVES, Objective, ReadingMode
 
 if TYPE_CHECKING:
@@ -33,6 +35,35 @@ class RagToken(Objective):
         from rag_exp.models.marginalize import rag_token_nll
 
         return rag_token_nll(token_logp_BKT, doc_logprior_BK, target_mask_BT)
+
+
+@OBJECTIVES.register
+class Chain(Objective):
+    """Marginalise over paths of two passages, the second found with the help of the first; each path is read by itself.
+
+    Goes with ``retrieval.hop2``, which finds the paths. Where no passages are read it is the answer's likelihood.
+    """
+
+    hops: ClassVar[int] = 2
+    kind: Literal["chain"] = "chain"
+    prior: Literal["local", "global"] = Field(
+        "local", description="local: a softmax over each hop's passages; global: one over all paths"
+    )
+    unit: Literal["sequence", "token"] = Field(
+        "sequence", description="one path explains the whole answer, or each token may come from another"
+    )
+    renormalize: bool = Field(
+        False, description="make the prior of the paths that are read sum to one; else the NLL bounds that of all"
+    )
+
+    @property
+    def marginal(self) -> Literal["sequence", "token"]:  # type: ignore[override]
+        return self.unit
+
+    def nll(self, token_logp_BKT: Tensor, doc_logprior_BK: Tensor, target_mask_BT: Tensor) -> Tensor:
+        from rag_exp.models.mixture import mixture_nll
+
+        return mixture_nll(token_logp_BKT, doc_logprior_BK, target_mask_BT, self.unit)
 
 
 class OneReading(Objective):

@@ -29,10 +29,9 @@ OBJECTIVES = Registry("objective")
 # all fused in the decoder, or nothing at all.
 ReadingMode = Literal["each", "concat", "fid", "none"]
 # What the retriever's term is a function of: nothing (there is no such term), the reader's own per-passage readings,
-# a second reading of every passage apart, or of all passages but one, for each one; or what a fusing decoder attends
-# to in a second reading of the same rows, by its weights alone or times the norms of the values that they weigh. It is
-# always taken without gradients to the reader.
-Evidence = Literal["none", "own", "each", "without_one", "attention", "attention_norms"]
+# a second reading of every passage apart, or of all passages but one, for each one. It is always taken without
+# gradients to the reader.
+Evidence = Literal["none", "own", "each", "without_one"]
 
 
 class Objective(Options):
@@ -40,10 +39,12 @@ class Objective(Options):
 
     Attributes:
         marginal: which marginal over passages answers are written by, where each passage is read by itself.
+        hops: passages of each reading: 2 where paths are read, which a second hop of retrieval finds.
         trains_reader: False where the reader stays as it is and the retriever's term is the whole loss.
     """
 
     marginal: ClassVar[Literal["sequence", "token"]] = "sequence"
+    hops: ClassVar[int] = 1
     trains_reader: ClassVar[bool] = True
 
     @property
@@ -57,21 +58,16 @@ class Objective(Options):
         return "none"
 
     @property
-    def attends(self) -> bool:
-        """Whether the evidence is the attention of the reader's decoder, on the rows that it reads anyway."""
-        return self.evidence in ("attention", "attention_norms")
-
-    @property
     def retriever_weight(self) -> float:
         """What the retriever's term is multiplied by in the loss."""
         return 1.0
 
     def in_one_prompt(self, k: int) -> int:
-        """Passages that stand in one prompt, of ``k`` that go with a question."""
-        return {"each": min(k, 1), "concat": k, "fid": min(k, 1), "none": 0}[self.reading]
+        """Passages that stand in one prompt, of ``k`` passages (or paths) that go with a question."""
+        return {"each": self.hops * min(k, 1), "concat": k, "fid": min(k, 1), "none": 0}[self.reading]
 
     def prompts(self, k: int) -> int:
-        """Prompts a question, of ``k`` passages that go with it."""
+        """Prompts a question, of ``k`` passages (or paths) that go with it."""
         return max(k, 1) if self.reading in ("each", "fid") else 1
 
     @property

@@ -1,9 +1,9 @@
 """From token ids to the padded tensors a reader takes.
 
 A row is one prompt: for the marginals a question with one of its K passages (N = B*K rows, the
-passages of a question side by side), for joint reading a question with all its passages (N = B), for
-closed-book reading the question alone. For fusion in the decoder (N = B) it is the K prompts of the marginals one
-behind the other, each of which is encoded by itself.
+passages of a question side by side) or with one of its M paths of several passages (N = B*M), for joint reading a
+question with all its passages (N = B), for closed-book reading the question alone. For fusion in the decoder (N = B)
+it is the K prompts of the marginals one behind the other, each of which is encoded by itself.
 
 Passages are cut to fit the context; the question and the answer never are. Room for
 ``max_answer_tokens`` is kept whatever the answer, so that the prompt does not depend on it and is the
@@ -47,7 +47,7 @@ class ReaderBatch:
         target_positions_NT: the input position whose hidden state predicts each target (0 where there is
             none); None for seq2seq, where decoder position t predicts target t, and where there is no target.
         seq2seq: whether this is for a sequence-to-sequence reader.
-        per_question: rows per question (K for marginals, 1 otherwise).
+        per_question: rows per question (K for marginals, M for paths, 1 otherwise).
         lengths_N, target_lengths_N: tokens of each row, padding left out (0 targets where there are none), and
         truncated_N, lost_N: how many of its passages were cut, and the tokens they lost. These are numpy
             arrays: they stay on the host, so that asking them never waits for a device.
@@ -208,6 +208,7 @@ class Packer:
         answers: Sequence[Ids] | None = None,
         joint: bool = False,
         fused: bool = False,
+        hops: int = 1,
     ) -> ReaderBatch:
         """Pack B questions into one batch.
 
@@ -219,6 +220,8 @@ class Packer:
             answers: ids of each answer without end token; None to write answers instead of scoring them.
             joint: whether the passages of a question stand in one prompt.
             fused: whether their prompts, encoded apart, are fused in the decoder; absent passages have none.
+            hops: otherwise, how many of them share a prompt: paths of so many passages stand side by side in
+                ``passages``, each read in its own order.
 
         Raises:
             DataError: an answer longer than ``max_answer_tokens``, or a question that leaves no room.
@@ -230,7 +233,9 @@ class Packer:
         if joint or K == 0:
             copies, read = 1, [list(p)[:: -1 if self.options.passage_order == "reverse" else 1] for p in passages]
         else:
-            copies, read = K, [[p] for row in passages for p in row]
+            assert K % hops == 0, "paths of equally many passages"
+            copies = K // hops
+            read = [list(row[start : start + hops]) for row in passages for start in range(0, K, hops)]
         P = len(read[0])
         asked = [q for q in questions for _ in range(copies)]
         caps_NP, lost_NP = self._cut(asked, read, P)

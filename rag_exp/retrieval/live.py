@@ -21,7 +21,11 @@ from torch import Tensor, nn
 from rag_exp.retrieval.embeddings import embed_passages, load_blocks, take_vectors
 from rag_exp.retrieval.encoder import Encoder
 from rag_exp.retrieval.encoders import PassageTexts, passage_text
+from rag_exp.retrieval.hop2 import SecondHop
 from rag_exp.retrieval.index import BuiltIndex, IndexOptions
+from rag_exp.retrieval.paths import Paths, compose_all, others
+from rag_exp.retrieval.results import SearchResult
+from rag_exp.retrieval.topk import join_queries
 
 _READ_ROWS = 8_192
 _FLOPS, _WEIGHTS = "flops", "indexed."
@@ -87,30 +91,74 @@ class LiveRetriever(nn.Module):
             ``rows_BK``: int64, in the order of the index, best first; -1 where there is no passage.
             ``scores_BK``: inner products by the encoders as they are now, differentiable; -inf where there is none.
         """
-        index = self.index
-        asked = self.question_encoder.features(questions, "question")
-        question_BD = self.question_encoder(asked, "question")
-        found = index.search(question_BD.detach().float().cpu().numpy(), k)
-        self.flops += 3 * self.question_encoder.flops(self.question_encoder.tokens(asked), len(questions))
-        self.flops += 2 * question_BD.shape[1] * ((index.distances or 0) + 3 * found.ids_QK.size)
-        if self.passage_encoder is None or not found.mask_QK.any():
-            vectors_BKD = torch.from_numpy(take_vectors(self._blocks, found.ids_QK)).to(question_BD)
-        else:
-            vectors_BKD = self._encode_again(self.passage_encoder, found.ids_QK, found.mask_QK)
-        empty_BK = torch.tensor(~found.mask_QK, device=question_BD.device)
-        scores_BK = torch.einsum("bd,bkd->bk", question_BD, vectors_BKD)
-        return found.ids_QK, scores_BK.masked_fill(empty_BK, -torch.inf)
+        question_BD = self._encoded(questions)
+        found = self._found(question_BD, k)
+        (vectors_BKD,) = self._vectors(found)
+        return found.ids_QK, _scores(question_BD, vectors_BKD, found)
 
-    def _encode_again(self, encoder: Encoder, ids_BK: np.ndarray, mask_BK: np.ndarray) -> Tensor:
-        """Vectors [B, K, D] of the passages by the encoder as it is, each distinct passage encoded once."""
-        rows_U, place = np.unique(ids_BK[mask_BK], return_inverse=True)
+    def search_paths(self, questions: Sequence[str], k: int, hop2: SecondHop) -> tuple[Paths, Tensor, Tensor]:
+        """The best ``k`` passages of each question, and after each of them the best of the second hop.
+
+        Different questions with a passage are encoded once, all of them in one batch; with a passage encoder in
+        training, so are the different passages of both hops.
+
+        Returns:
+            what was found; ``scores_BK`` and ``scores_BKJ`` of both hops as :meth:`search` gives them, both
+            differentiable in the question encoder.
+        """
+        question_BD = self._encoded(questions)
+        hop1 = self._found(question_BD, k)
+        asked, place = np.nonzero(hop1.mask_QK)
+        rows = hop1.ids_QK[asked, place]
+        texts = compose_all(hop2, [questions[q] for q in asked], rows, self._passages)
+        different = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        of_text = np.array([different[text] for text in texts], np.int64)
+        composed_UD = self._encoded(list(different))
+        found = others(self._found(composed_UD, hop2.j + 1).of_queries(of_text), rows, hop2.j)
+        # Whatever follows no passage is an empty row: as of the row added at the end.
+        of_path = np.full(hop1.ids_QK.shape, len(found), np.int64)
+        of_path[asked, place] = np.arange(len(found))
+        second = join_queries([found, SearchResult.empty(1, hop2.j)], hop2.j).of_queries(of_path.reshape(-1))
+        vectors_BKD, vectors_RJD = self._vectors(hop1, second)
+        of_query = torch.from_numpy(np.append(of_text, 0)[of_path.reshape(-1)]).to(composed_UD.device)
+        scores_RJ = _scores(composed_UD[of_query], vectors_RJD, second)
+        paths = Paths(hop1, second)
+        return paths, _scores(question_BD, vectors_BKD, hop1), scores_RJ.view(paths.ids_QKJ.shape)
+
+    def _encoded(self, questions: Sequence[str]) -> Tensor:
+        """Vectors of questions, differentiable; counted."""
+        asked = self.question_encoder.features(questions, "question")
+        self.flops += 3 * self.question_encoder.flops(self.question_encoder.tokens(asked), len(questions))
+        return self.question_encoder(asked, "question")
+
+    def _found(self, question_BD: Tensor, k: int) -> SearchResult:
+        index = self.index
+        found = index.search(question_BD.detach().float().cpu().numpy(), k)
+        self.flops += 2 * question_BD.shape[1] * ((index.distances or 0) + 3 * found.ids_QK.size)
+        return found
+
+    def _vectors(self, *results: SearchResult) -> list[Tensor]:
+        """Vectors [B, K, D] of what each of ``results`` found, by the passage encoder as it is, where it trains."""
+        ids_N = np.concatenate([r.ids_QK.reshape(-1) for r in results])
+        if self.passage_encoder is None or not (ids_N >= 0).any():
+            weight = self.question_encoder.log_scale
+            vectors_ND = torch.from_numpy(take_vectors(self._blocks, ids_N)).to(weight)
+        else:
+            vectors_ND = self._encode_again(self.passage_encoder, ids_N)
+        parts = vectors_ND.split([r.ids_QK.size for r in results])
+        return [part.view(*r.ids_QK.shape, -1) for part, r in zip(parts, results, strict=True)]
+
+    def _encode_again(self, encoder: Encoder, ids_N: np.ndarray) -> Tensor:
+        """Vectors [N, D] of the passages by the encoder as it is, each distinct passage encoded once."""
+        mask_N = ids_N >= 0
+        rows_U, place = np.unique(ids_N[mask_N], return_inverse=True)
         texts = [passage_text(*pair) for pair in self._passages.texts(rows_U)]
         features = encoder.features(texts, "passage")
         vectors_UD = encoder(features, "passage")
         self.flops += 3 * encoder.flops(encoder.tokens(features), len(rows_U))
-        place_BK = np.zeros(ids_BK.shape, np.int64)
-        place_BK[mask_BK] = place
-        return vectors_UD[torch.from_numpy(place_BK).to(vectors_UD.device)]
+        place_N = np.zeros(ids_N.shape, np.int64)
+        place_N[mask_N] = place
+        return vectors_UD[torch.from_numpy(place_N).to(vectors_UD.device)]
 
     def refresh(self) -> dict[str, Any]:
         """Encode all passages with the passage encoder as it is now and build the index anew.
@@ -181,3 +229,9 @@ class LiveRetriever(nn.Module):
         self.question_encoder.save(folder / "question_encoder")
         if self.passage_encoder is not None:
             self.passage_encoder.save(folder / "passage_encoder")
+
+
+def _scores(question_BD: Tensor, vectors_BKD: Tensor, found: SearchResult) -> Tensor:
+    """Inner products [B, K], -inf where nothing was found."""
+    empty_BK = torch.tensor(~found.mask_QK, device=question_BD.device)
+    return torch.einsum("bd,bkd->bk", question_BD, vectors_BKD).masked_fill(empty_BK, -torch.inf)

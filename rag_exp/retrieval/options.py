@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from rag_exp.core.options import SEARCH, Options
+from rag_exp.retrieval.hop2 import SecondHop
 
 if TYPE_CHECKING:
     from rag_exp.retrieval.encoders import EncoderOptions
@@ -64,4 +65,9 @@ class RetrievalOptions(Options):
     source: Annotated[Literal["index", "oracle", "random", "none"], SEARCH] = Field(
         "index", description="index: search; oracle: gold passages first; random: any; none: closed book"
     )
-    k: Annotated[int, SEARCH] = Field(4, ge=1, description="passages read with each question")
+    k: Annotated[int, SEARCH] = Field(
+        4, ge=1, description="passages read with each question (with a second hop: passages found by the first)"
+    )
+    hop2: Annotated[SecondHop | None, SEARCH] = Field(
+        None, description="search again after each passage, and read paths of two; null: one hop"
+    )

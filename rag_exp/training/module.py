@@ -16,11 +16,14 @@ from torch.optim import Optimizer
 
 from rag_exp.core.errors import TrainingError
 from rag_exp.core.rng import derive
-from rag_exp.models.evidence import attended, each_apart, undisturbed, without_one
+from rag_exp.models.evidence import each_apart, undisturbed, without_one
 from rag_exp.models.flops import TokenCounts
 from rag_exp.models.marginalize import doc_logprior, sequence_logp
+from rag_exp.models.multihop import best_paths, rows_of
 from rag_exp.models.objective import Objective
+from rag_exp.models.objectives import Chain
 from rag_exp.models.reader import Generator
+from rag_exp.retrieval.hop2 import SecondHop
 from rag_exp.retrieval.live import LiveRetriever
 from rag_exp.training.meter import Meter
 from rag_exp.training.options import OptimOptions
@@ -90,7 +93,7 @@ class RagModule(pl.LightningModule):
         """
         assert reading.reader is not None
         objective, reader = self.objective, reading.reader
-        prior_BK = None
+        prior_BK = reading.logprior_BM
         if reading.scores_BK is not None:
             prior_BK = doc_logprior(reading.scores_BK, reading.mask_BK, self.temperature)
         with nullcontext() if objective.trains_reader else undisturbed(self.generator):
@@ -111,8 +114,6 @@ class RagModule(pl.LightningModule):
         assert reading.reader is not None
         if self.objective.evidence == "own":
             return sequence_logp(logp_BKT.detach(), reading.reader.target_mask_BT)
-        if self.objective.attends:
-            return attended(self.generator, reading.reader, self.objective.evidence == "attention_norms")
         assert reading.evidence is not None, "the stage's data were made for another objective"
         if self.objective.evidence == "without_one":
             assert reading.mask_BK is not None
@@ -120,11 +121,23 @@ class RagModule(pl.LightningModule):
         return each_apart(self.generator, reading.evidence)
 
     def _search(self, reading: Reading) -> Reading:
-        """The same questions with the passages that the live retriever chooses now."""
+        """The same questions with the passages, or the paths, that the live retriever chooses now."""
         assert self.live is not None
+        if self.stage.hop2 is not None:
+            return self._search_paths(reading, self.stage.hop2)
         rows_BK, scores_BK = self.live.search(self.stage.wording(reading.items), self.stage.k)
         read = self.stage.read(reading.step, reading.items, rows_BK).to(self.device)
         return replace(read, scores_BK=scores_BK)
+
+    def _search_paths(self, reading: Reading, hop2: SecondHop) -> Reading:
+        assert self.live is not None
+        assert isinstance(self.objective, Chain)
+        found, *scores = self.live.search_paths(self.stage.wording(reading.items), self.stage.k, hop2)
+        prior, renormalize = self.objective.prior, self.objective.renormalize
+        places_BM2, logprior_BM = best_paths(*scores, hop2.paths, prior, self.temperature, renormalize)
+        rows_BM2 = rows_of(places_BM2.cpu().numpy(), found.hop1.ids_QK, found.ids_QKJ)
+        read = self.stage.read(reading.step, reading.items, rows_BM2.reshape(len(rows_BM2), -1)).to(self.device)
+        return replace(read, logprior_BM=logprior_BM)
 
     def _count(self, reading: Reading) -> None:
         """Note what the step read: with gradients, and beside it what was read without."""
@@ -134,8 +147,6 @@ class RagModule(pl.LightningModule):
             read, scored = scored, read
         if reading.evidence is not None:
             scored += reading.evidence.counts
-        if self.objective.attends and reading.mask_BK is not None:
-            scored += replace(reading.reader.counts, target_tokens=0)  # attention needs no vocabulary projection
         self.meter.read(read, reading.passages, reading.reader.truncated_passages, scored)
 
     def _reseed(self, step: int) -> None:

@@ -13,13 +13,16 @@ from torch import Tensor
 from rag_exp.core.errors import ConfigError, DataError
 from rag_exp.data.passages import PassageTable
 from rag_exp.data.questions import QuestionTable
-from rag_exp.models.objectives import Objective, RagSequence
+from rag_exp.models.multihop import ListedPaths
+from rag_exp.models.objectives import Chain, Objective, RagSequence
 from rag_exp.models.packing import Ids, Packer, ReaderBatch
 from rag_exp.models.packing import Passage as PassageIds
+from rag_exp.retrieval.hop2 import SecondHop
+from rag_exp.retrieval.hop_pairs import gold_pairs
 from rag_exp.retrieval.results import SearchResult
 
 ABSENT: PassageIds = ([], [])
-TENSORS = ("reader", "scores_BK", "mask_BK", "evidence")  # of a Reading, what moves to another device
+TENSORS = ("reader", "scores_BK", "mask_BK", "evidence", "logprior_BM")  # of a Reading, what moves to another device
 
 
 class PassageTokens:
@@ -59,6 +62,7 @@ class Reading:
         reader: the packed rows; None where a live retriever has yet to choose the passages.
         evidence: the rows of the second reading that the retriever's term needs; None where it needs none.
         scores_BK, mask_BK: retrieval scores, and where there is a passage; None where nothing is retrieved.
+        logprior_BM: where paths are read, log p(d1,d2|q) of each; then there are no scores.
     """
 
     step: int
@@ -68,6 +72,7 @@ class Reading:
     scores_BK: Tensor | None
     mask_BK: Tensor | None
     evidence: ReaderBatch | None = None
+    logprior_BM: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Reading:
         """The batch with its tensors on ``device``."""
@@ -86,21 +91,25 @@ class Reading:
 class StageData:
     """The questions of a stage and what is read with them.
 
-    Make one by :meth:`gold`, :meth:`retrieved`, :meth:`closed_book` or :meth:`live`.
+    Make one by :meth:`gold`, :meth:`retrieved`, :meth:`listed`, :meth:`closed_book` or :meth:`live`. The passages
+    of a path stand side by side, in its order.
 
     Attributes:
         texts: the wording of each question kept.
         left_out: how many questions were left out for want of a passage to read.
         lengths: int64 [items], the characters of the longest prompt of each, to batch like with like.
-        k: passages a question; 0 for closed book.
+        k: passages a question (of the first hop, for a live retriever); 0 for closed book.
         objective: how they are read.
+        hop2: the second hop that a live retriever searches; None for one hop.
     """
 
     def __init__(
         self, packer: Packer, questions: QuestionTable, keep: np.ndarray, passages: PassageTable | None,
         rows_QK: np.ndarray | None, scores_QK: np.ndarray | None, k: int, objective: Objective,
+        logprior_QM: np.ndarray | None = None, hop2: SecondHop | None = None,
     ):  # fmt: skip
-        self.packer, self.k, self.objective = packer, k, objective
+        self.packer, self.k, self.objective, self.hop2 = packer, k, objective, hop2
+        self._logprior_QM = logprior_QM
         wording, targets = questions.questions, questions.targets
         self.texts = [wording[q] for q in keep]
         self.left_out = len(questions) - len(keep)
@@ -116,27 +125,32 @@ class StageData:
         if rows_QK is not None:
             assert passages is not None
             chars_QK = passage_characters(passages, rows_QK)
-            self.lengths += chars_QK.sum(1) if objective.together else chars_QK.max(1)
+            together = chars_QK.shape[1] if objective.together else objective.hops
+            self.lengths += chars_QK.reshape(len(keep), -1, together).sum(2).max(1)
 
     @classmethod
-    def gold(cls, packer: Packer, questions: QuestionTable, passages: PassageTable) -> StageData:
+    def gold(cls, packer: Packer, questions: QuestionTable, passages: PassageTable, hops: int = 1) -> StageData:
         """Each question with the one gold passage that answers it: the first, or of several hops the last.
 
-        Questions without gold passages are left out.
+        With ``hops`` 2, each with its gold path, both passages in one prompt. Questions without them are left out.
 
         Raises:
             DataError: no question has one.
             ConfigError: prompts do not fit the reader.
         """
-        hops = questions.hops
-        gold = questions.gold
-        keep = np.array([q for q, rows in enumerate(gold) if rows], dtype=np.int64)
+        gold, of_hops = questions.gold, questions.hops
+        pairs_Q2 = gold_pairs(gold, questions.gold_of)
+        there = (pairs_Q2 >= 0).all(1) if hops == 2 else np.array([bool(rows) for rows in gold], dtype=bool)
+        keep = np.flatnonzero(there)
         if len(keep) == 0:
             raise DataError(
-                "The reader's warm-up reads gold passages, and no training question has one. Leave it out "
+                f"The reader's warm-up reads gold passages, and no training question has {hops}. Leave it out "
                 "(training.warmup.steps=0) or use questions with gold ids."
             )
-        rows_Q1 = np.array([[gold[q][0] if hops[q] == 1 else gold[q][-1]] for q in keep], dtype=np.int64)
+        if hops == 2:
+            certain_Q1 = np.zeros((len(keep), 1))
+            return cls(packer, questions, keep, passages, pairs_Q2[keep], None, 1, Chain(), certain_Q1)
+        rows_Q1 = np.array([[gold[q][0] if of_hops[q] == 1 else gold[q][-1]] for q in keep], dtype=np.int64)
         return cls(packer, questions, keep, passages, rows_Q1, np.zeros(rows_Q1.shape, np.float32), 1, RagSequence())
 
     @classmethod
@@ -159,6 +173,26 @@ class StageData:
         return cls(packer, questions, keep, passages, kept.ids_QK, kept.scores_QK, topk.k, objective or RagSequence())
 
     @classmethod
+    def listed(
+        cls, packer: Packer, questions: QuestionTable, passages: PassageTable, paths: ListedPaths, objective: Objective
+    ) -> StageData:
+        """Each question with its cached paths; questions without any are left out.
+
+        Raises:
+            DataError: ``paths`` are of other questions, or there are none at all.
+            ConfigError: prompts do not fit the reader.
+        """
+        if len(paths) != len(questions):
+            raise DataError(f"There are paths for {len(paths)} questions, not for {len(questions)}; build them again.")
+        keep = np.flatnonzero(paths.mask_QM.any(1))
+        if len(keep) == 0:
+            raise DataError("No path was found for any training question; there is nothing to train on.")
+        kept = paths.of_queries(keep)
+        rows_QK = kept.rows_QM2.reshape(len(keep), -1)
+        M = kept.logprior_QM.shape[1]
+        return cls(packer, questions, keep, passages, rows_QK, None, M, objective, kept.logprior_QM)
+
+    @classmethod
     def closed_book(cls, packer: Packer, questions: QuestionTable) -> StageData:
         """Each question by itself.
 
@@ -170,14 +204,16 @@ class StageData:
     @classmethod
     def live(
         cls, packer: Packer, questions: QuestionTable, passages: PassageTable, k: int,
-        objective: Objective | None = None,
+        objective: Objective | None = None, hop2: SecondHop | None = None,
     ) -> StageData:  # fmt: skip
-        """Each question with the ``k`` passages that a retriever, itself in training, will find at that step.
+        """Each question with the ``k`` passages (or the paths over them) that a retriever, itself in training, will
+        find at that step.
 
         Raises:
             ConfigError: prompts do not fit the reader.
         """
-        return cls(packer, questions, np.arange(len(questions)), passages, None, None, k, objective or RagSequence())
+        objective = objective or RagSequence()
+        return cls(packer, questions, np.arange(len(questions)), passages, None, None, k, objective, hop2=hop2)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -193,19 +229,25 @@ class StageData:
     def read(self, step: int, items: np.ndarray, rows_BK: np.ndarray) -> Reading:
         """The batch of ``items`` with the passages at ``rows_BK`` (negative: none), targets included.
 
-        Its scores are the cached ones; where passages are not cached the retriever that chose them has theirs.
+        Its scores, or its paths' priors, are the cached ones; where passages are not cached, the retriever that chose
+        them has theirs.
         """
         passages: Sequence[Sequence[PassageIds]] = [[] for _ in items]
-        scores_BK = mask_BK = evidence = None
+        scores_BK = mask_BK = evidence = logprior_BM = None
         if rows_BK.shape[1]:
             assert self._tokens is not None
             passages = self._tokens(rows_BK)
             mask_BK = rows_BK >= 0
             if self._scores_QK is not None:
                 scores_BK = np.where(mask_BK, self._scores_QK[items], 0.0).astype(np.float32)
+            if self._logprior_QM is not None:
+                logprior_BM = self._logprior_QM[items].astype(np.float32)
         questions, answers = [self._questions[i] for i in items], [self._answers[i] for i in items]
         reading = self.objective.reading
-        reader = self.packer.pack(questions, passages, answers, joint=reading == "concat", fused=reading == "fid")
+        hops = self.objective.hops if rows_BK.shape[1] else 1
+        reader = self.packer.pack(
+            questions, passages, answers, joint=reading == "concat", fused=reading == "fid", hops=hops
+        )
         if self.objective.evidence == "each" and mask_BK is not None:
             evidence = self.packer.pack(questions, passages, answers)
         elif self.objective.evidence == "without_one" and mask_BK is not None:
@@ -221,6 +263,7 @@ class StageData:
             torch.from_numpy(scores_BK) if scores_BK is not None else None,
             torch.from_numpy(mask_BK) if mask_BK is not None else None,
             evidence,
+            torch.from_numpy(logprior_BM) if logprior_BM is not None else None,
         )
 
     def wording(self, items: Iterable[int]) -> list[str]:

@@ -9,9 +9,11 @@ from typing import Any
 from rag_exp.data.passages import PassageTable
 from rag_exp.data.questions import QuestionTable
 from rag_exp.models.flops import ReaderSizes
-from rag_exp.models.objectives import Objective, RagSequence
+from rag_exp.models.multihop import ListedPaths
+from rag_exp.models.objectives import Objective
 from rag_exp.models.packing import Packer
 from rag_exp.models.reader import Generator
+from rag_exp.retrieval.hop2 import SecondHop
 from rag_exp.retrieval.live import LiveRetriever
 from rag_exp.retrieval.results import SearchResult
 from rag_exp.training.loggers import Mirror
@@ -49,13 +51,16 @@ class Trainee:
     mirror: Mirror | None = None
 
 
-def warm_up_reader(trainee: Trainee, questions: QuestionTable, passages: PassageTable | None) -> dict[str, Any]:
-    """Teach the reader to read: each question with its gold passage alone (K = 1, no marginal).
+def warm_up_reader(
+    trainee: Trainee, questions: QuestionTable, passages: PassageTable | None, hops: int = 1
+) -> dict[str, Any]:
+    """Teach the reader to read: each question with its gold passage alone, or its gold path (no marginal).
 
     Args:
         trainee: reader and recipe (``options.warmup``).
         questions: training questions; those without gold passages are left out, and counted.
         passages: the corpus; None for a closed-book run, whose reader warms up on questions alone.
+        hops: 2: both gold passages of a question in one prompt.
 
     Returns:
         the stage's stats, see :func:`fit_stage`.
@@ -68,9 +73,9 @@ def warm_up_reader(trainee: Trainee, questions: QuestionTable, passages: Passage
     if passages is None:
         data = StageData.closed_book(trainee.packer, questions)
     else:
-        data = StageData.gold(trainee.packer, questions, passages)
+        data = StageData.gold(trainee.packer, questions, passages, hops)
     # One reading per question: every objective is the plain likelihood of the answer.
-    return _fit(trainee, "reader_warmup", trainee.options.warmup, RagSequence(), data)
+    return _fit(trainee, "reader_warmup", trainee.options.warmup, data.objective, data)
 
 
 def train_marginal(
@@ -84,6 +89,8 @@ def train_marginal(
     k: int = 0,
     refresh_every: int | None = None,
     retriever_lr: float | None = None,
+    paths: ListedPaths | None = None,
+    hop2: SecondHop | None = None,
 ) -> dict[str, Any]:
     """Train on the objective over retrieved passages, starting from whatever the reader has learned.
 
@@ -98,6 +105,8 @@ def train_marginal(
         k: passages a question that ``live`` is asked for.
         refresh_every: steps between new embeddings of the passages (``live`` with a passage encoder in training).
         retriever_lr: peak learning rate of ``live``; None takes the reader's.
+        paths: what two hops found for each question, cached, in the place of ``topk``.
+        hop2: the second hop that ``live`` is asked for; None for one hop.
 
     Returns:
         the stage's stats, see :func:`fit_stage`.
@@ -108,10 +117,12 @@ def train_marginal(
         TrainingError: the loss is not finite.
     """
     packer = trainee.packer
-    if passages is None or (topk is None and live is None):
+    if passages is None or (topk is None and live is None and paths is None):
         data = StageData.closed_book(packer, questions)
     elif live is not None:
-        data = StageData.live(packer, questions, passages, k, objective)
+        data = StageData.live(packer, questions, passages, k, objective, hop2)
+    elif paths is not None:
+        data = StageData.listed(packer, questions, passages, paths, objective)
     else:
         assert topk is not None
         data = StageData.retrieved(packer, questions, passages, topk, objective)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_exp.core.errors import DataError
-from rag_exp.evaluation.arms import oracle_result, random_result
+from rag_exp.evaluation.arms import oracle_pairs, oracle_result, random_pairs, random_result
 
 
 def test_oracle_reads_gold_alone():
@@ -53,3 +53,17 @@ def test_random_is_even_and_seeded():
 def test_random_wants_a_corpus_that_is_large_enough():
     with pytest.raises(DataError, match="corpus of 3"):
         random_result(["q"], 4, 3, 0)
+
+
+def test_oracle_pairs_are_the_first_and_the_last_hop():
+    pairs = oracle_pairs([[9, 4], [7], [], [8, 3, 2, 5]], [[0, 1], [0], [], [0, 0, 1, 2]])
+    assert pairs.tolist() == [[[9, 4]], [[-1, -1]], [[-1, -1]], [[8, 5]]]
+    with pytest.raises(DataError, match="two gold passages"):
+        oracle_pairs([[1], []], [[0], []])
+
+
+def test_random_pairs_are_different_passages():
+    pairs = random_pairs(["a", "b"], 3, 50, 0)
+    assert pairs.shape == (2, 3, 2)
+    assert all(len(set(row.reshape(-1).tolist())) == 6 for row in pairs)
+    assert (random_pairs(["b"], 3, 50, 0)[0] == pairs[1]).all()

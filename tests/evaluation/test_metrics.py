@@ -55,6 +55,9 @@ def test_gold_recall(rows, gold, gold_of, hops, recall):
     assert gold_recall(rows, gold, gold_of, hops) == recall
 
 
+OF_PATHS = [name for name in METRICS if "path" in name or name in ("all_gold@hop1", "kept_prior")]
+
+
 def row(**given):
     """A one-hop question with everything known; ``given`` overrides."""
     base = {
@@ -65,7 +68,8 @@ def row(**given):
         "em": 1.0, "f1": 1.0, "rows": [5, 6],
         "scores": [2.0, 1.0], "prior": [0.75, 0.25], "posterior": [0.5, 0.5], "passage_nll": [1.0, 1.0], "truncated": 0,
         "gold": [5], "gold_of": [0], "gold_rank": 1, "gold_in_corpus": True, "gold_found": True, "answer_found": True,
-        "entropy": 0.75, "entropy_given_gold": 0.25,
+        "entropy": 0.75, "entropy_given_gold": 0.25, "paths": None, "path_prior": None, "path_posterior": None,
+        "path_nll": None, "kept_prior": None, "hop1": None,
     }  # fmt: skip
     return base | given
 
@@ -83,9 +87,11 @@ def test_a_table_by_hand():
     without = {"gold": [], "gold_of": [], "gold_rank": None, "gold_found": None, "gold_in_corpus": None, "nll": 4.0}
     rows = [row(), row(**second), row(**missed, answer_found=False, entropy_given_gold=None), row(**without)]
     metrics, nulls = metrics_of(table_of(rows))
-    assert nulls == {}
+    assert nulls == dict.fromkeys(OF_PATHS, "there is one hop")
     assert list(metrics) == list(METRICS)
     expected = {
+        **dict.fromkeys(OF_PATHS),
+        "all_gold@k": 2 / 3,
         "questions": 4,
         "nll": 4.0,
         "nll_se": math.sqrt(26 / 3) / 2,  # deviations -3, -1, 4, 0
@@ -163,6 +169,7 @@ def test_what_the_reader_left_null_has_no_metric_even_where_some_questions_have_
     of_nll += ["nll_over_entropy", "nll_over_entropy_given_gold"]
     assert {name: nulls.get(name) for name in METRICS if metrics[name] is None} == {
         **dict.fromkeys(of_nll, why["nll"]),
+        **dict.fromkeys(OF_PATHS, "there is one hop"),
         "posterior_on_gold": why["posterior"],
     }
     assert metrics["nll_without_end"] == 0.75
@@ -176,3 +183,25 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     pq.write_table(pa.table({"id": ["q"]}), tmp_path / "other.parquet")
     with pytest.raises(DataError, match="lacks question"):
         read_predictions(tmp_path / "other.parquet")
+
+
+def test_paths_by_hand():
+    """Two questions: the gold is on the second path of the first, and on none of the second though all is read."""
+    chain = {"hops": 2, "gold_of": [0, 1], "scores": None, "prior": None, "posterior": None, "passage_nll": None}
+    one = row(**chain, gold=[5, 6], rows=[5, 7, 6], hop1=[5, 7], paths=[[5, 7], [5, 6]], kept_prior=0.9,
+              path_prior=[0.5, 0.4], path_posterior=[0.2, 0.8], path_nll=[1.0, 1.0])  # fmt: skip
+    two = row(**chain, gold=[1, 2], rows=[1, 3, 2], hop1=[1, 2], paths=[[1, 3], [2, 3]], kept_prior=0.7,
+              path_prior=[0.4, 0.3], path_posterior=[0.5, 0.5], path_nll=[1.0, 1.0], truncated=2)  # fmt: skip
+    metrics, nulls = metrics_of(table_of([one, two]))
+    expected = {
+        "all_gold@k": 1.0,
+        "all_gold@hop1": 0.5,
+        "path_recall@1": 0.0,
+        "path_recall@k": 0.5,
+        "kept_prior": 0.8,
+        "path_prior_on_gold": 0.4,
+        "path_posterior_on_gold": 0.8,
+        "truncated": 0.25,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert nulls["prior_on_gold"] == "passages are read in paths: see path_prior_on_gold"

@@ -284,3 +284,22 @@ def test_fields_are_tokenized_with_the_space_before_them(tokenizer: TextTokenize
     assert tokenizer.decode(packed.input_ids_NL.tolist()) == ["Q: What is it?\nNorway: capital Oslo\nA: Oslo"]
     assert answer == tokenizer.encode([" Oslo"])
     assert title == tokenizer.encode(["Norway"])
+
+
+def test_the_passages_of_a_path_share_a_prompt():
+    paths = [passage("t", "xyz"), passage("u", "w"), passage("u", "w"), passage("t", "xyz")]
+    packed = packer().pack([ids("ab")], [paths], [ids("no")], hops=2)
+    assert shown(packed) == ["<Qab|t:xyz;u:w;Ano", "<Qab|u:w;t:xyz;Ano"]
+    assert packed.per_question == 2
+    assert packed.target_mask_BT.tolist() == [[True] * 3]
+
+
+def test_paths_are_read_in_their_own_order():
+    packed = packer(passage_order="reverse").pack([ids("a")], [[passage("t", "x"), passage("u", "w")]], hops=2)
+    assert shown(packed) == ["<Qa|t:x;u:w;A"]
+
+
+def test_both_passages_of_a_path_are_cut_to_equal_length():
+    packed = packer(context=24).pack([ids("ab")], [[passage("t", "xxxxxxxx"), passage("u", "wwwwwwwwwww")]], hops=2)
+    assert shown(packed) == ["<Qab|t:xxxx;u:wwww;A"]
+    assert packed.truncated_passages == 2

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from rag_exp.retrieval.encoders import Static, passage_text
+from rag_exp.retrieval.hop2 import SecondHop
 from rag_exp.retrieval.indexes import BM25, IVF, Flat
 from rag_exp.retrieval.live import LiveRetriever
+from rag_exp.retrieval.paths import second_hop
 from rag_exp.retrieval.static import StaticEncoder
 
 QUESTIONS = ["What is the capital of Bake?", "the highest point of Limo Nura", "area"]
@@ -186,3 +188,56 @@ def test_words_do_not_train(encoder: StaticEncoder, toy):
         LiveRetriever(encoder, None, toy, [], BM25(), 0)
     with pytest.raises(AssertionError, match="two networks"):
         LiveRetriever(encoder, encoder, toy, [], Flat(), 0)
+
+
+HOP2 = SecondHop(j=3)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_paths_are_those_of_a_search_that_does_not_train(encoder: StaticEncoder, toy, tmp_path: Path, both: bool):
+    retriever = live(encoder, toy, tmp_path, both)
+    asked = [*QUESTIONS, QUESTIONS[0]]
+    paths, scores_BK, scores_BKJ = retriever.search_paths(asked, 4, HOP2)
+    index = retriever.index
+    wanted, _ = second_hop(index, index.search(encoder.encode(asked, "question"), 4), asked, toy, HOP2, encoder)
+    np.testing.assert_array_equal(paths.hop1.ids_QK, wanted.hop1.ids_QK)
+    np.testing.assert_array_equal(paths.ids_QKJ, wanted.ids_QKJ)
+    np.testing.assert_allclose(scores_BK.detach().numpy(), wanted.hop1.scores_QK, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores_BKJ.detach().numpy(), wanted.scores_QKJ, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_gradients_reach_the_question_encoder_through_both_hops(encoder, toy, tmp_path: Path, both: bool):
+    """Finite differences in the weight of a word that the question holds, and of one that only the passage found by
+    the first hop holds: its gradient can come through the second hop alone."""
+    retriever = live(encoder.double(), toy, tmp_path, both)
+
+    def loss() -> torch.Tensor:
+        _, scores_BK, scores_BKJ = retriever.search_paths(QUESTIONS, 4, HOP2)
+        first, second = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(1, -2, 36).view(3, 4, 3)
+        return (scores_BK * first).sum() + (scores_BKJ * second).sum()
+
+    loss().backward()
+    network = retriever.question_encoder
+    of_questions = network.features(QUESTIONS, "question")["ids"]
+    found = retriever.search(QUESTIONS, 1)[0][0, 0]
+    of_passage = network.features([toy.pairs[found][1]], "question")["ids"]
+    only_second = [int(t) for t in of_passage if t not in of_questions]
+    weight = network.question_log_weight_V
+    for place in (int(of_questions[1]), only_second[0]):
+        with torch.no_grad():
+            weight[place] += 1e-5
+            up = loss().item()
+            weight[place] -= 2e-5
+            down = loss().item()
+            weight[place] += 1e-5
+        assert weight.grad[place].item() == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=1e-6)
+        assert abs(weight.grad[place].item()) > 1e-4
+
+
+def test_paths_over_fewer_passages_than_asked_for(encoder: StaticEncoder, toy, tmp_path: Path):
+    retriever = live(encoder, toy, tmp_path, both=False, size=2)
+    paths, scores_BK, scores_BKJ = retriever.search_paths(QUESTIONS, 3, HOP2)
+    assert torch.isneginf(scores_BK).sum(1).tolist() == [1, 1, 1]
+    assert torch.isfinite(scores_BKJ).sum((1, 2)).tolist() == [2, 2, 2]
+    assert ((paths.ids_QKJ >= 0) == torch.isfinite(scores_BKJ).numpy()).all()
