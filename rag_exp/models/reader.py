@@ -76,10 +76,12 @@ class Generator(nn.Module):
                 f"{self.model.config.model_type}: transformers has no gradient checkpointing for it; "
                 "set trainer.gradient_checkpointing=false (trainer.microbatch_tokens saves memory with any model)."
             )
+        # Newer versions of transformers call it activation checkpointing, and the old name is to go.
+        name = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
         if memory.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            getattr(self.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
         elif self.memory.gradient_checkpointing:
-            self.model.gradient_checkpointing_disable()
+            getattr(self.model, f"{name}_checkpointing_disable")()
         self.memory = memory
 
     def token_logp(self, batch: ReaderBatch) -> Tensor:
