@@ -7,6 +7,7 @@ not been read is an upper bound and marked with ``<=``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from rag_exp import config as configs
@@ -174,6 +175,8 @@ def _bound(config: configs.RunConfig, rows: int, answers: int) -> TokenCounts:
 
 def second_reading_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCounts:
     """The most that is read once more to teach a retriever; nothing where the objective needs no second reading."""
+    if k and config.objective.attends:
+        return replace(reading_bound(config, questions, k), target_tokens=0)
     if k and config.objective.evidence == "each":
         return _bound(config, questions * k, questions * k)
     return reading_bound(config, questions * k, k) if config.objective.evidence == "without_one" else TokenCounts()

@@ -140,7 +140,8 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
         if objective.together and objective.evidence == "none":
             found.append(
                 f"{where}: objective={objective.kind} reads all passages together and has no prior, so the retriever "
-                "would get no gradient; use retriever.train=frozen, or an objective that teaches it (emdr2, pdist)."
+                "would get no gradient; use retriever.train=frozen, or an objective that teaches it (emdr2, pdist, "
+                "adist)."
             )
         if train.source in ("oracle", "random"):
             found.append(f"{where}: retrieval.source={train.source} does not retrieve; use retriever.train=frozen.")

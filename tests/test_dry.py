@@ -8,7 +8,7 @@ from rag_exp import cli
 from rag_exp.config import compose
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.store import Store
-from rag_exp.dry import reading_bound, writing_bound
+from rag_exp.dry import reading_bound, second_reading_bound, writing_bound
 from rag_exp.models.flops import TokenCounts, forward_flops, training_flops
 from rag_exp.steps import plan_run
 
@@ -36,6 +36,13 @@ def test_fused_passages_are_encoded_each_and_answered_once():
     config, _ = planned("generator=t5", "objective=fid", "generator.context=100", "prompt.max_answer_tokens=10")
     assert reading_bound(config, 2, 3) == TokenCounts(6, 620, 20, 600, 20, 60_000, 200, 6_000)
     assert writing_bound(config, 1, 3) == TokenCounts(0, 9, 10, 0, 9, 0, 81, 2_700)
+
+
+def test_attention_is_read_once_more_without_the_vocabulary():
+    words = ["generator=t5", "generator.context=100", "prompt.max_answer_tokens=10", "retriever=query"]
+    config, _ = planned("objective=adist", *words)
+    assert second_reading_bound(config, 2, 3) == TokenCounts(6, 620, 0, 600, 20, 60_000, 200, 6_000)
+    assert second_reading_bound(config, 2, 0) == TokenCounts()
 
 
 def test_what_is_not_written_costs_nothing():

@@ -146,6 +146,9 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["objective=pdist", "retrieval=oracle"], "teaches a retriever, and none trains"),
         (["objective=ensemble"], "nor does the reader: use training.steps=0"),
         (["objective=fid"], "generator=t5, generator=bart"),
+        (["objective=adist", "retriever=query"], "objective=adist needs a decoder that attends to encoded passages"),
+        (["objective=adist", "generator=t5"], "objective=adist teaches a retriever, and none trains"),
+        (["objective=adist", "generator=t5", "retriever=query", "retrieval=oracle"], "does not retrieve"),
         (["objective=fid", "generator=t5", "retriever=query"], "would get no gradient"),
         (["objective=ensemble", "retrieval=closed_book"], "has nothing to train; use training.steps=0"),
     ],
@@ -226,6 +229,8 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
         ["objective=emdr2", "retriever=query", "retrieval=closed_book"],  # the closed-book arm of such a study
         ["objective=pdist", "retriever=both", "objective.reader=concat"],
         ["objective=fid", "generator=t5"],
+        ["objective=adist", "generator=t5", "retriever=query"],
+        ["objective=adist", "generator=bart", "retriever=both", "objective.value_norms=false"],
         ["objective=loop", "retriever=query"],
         ["objective=emdr2", "objective.reader=fid", "generator=bart", "retriever=query"],
         ["objective=ensemble", "training.steps=0"],

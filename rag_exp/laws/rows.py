@@ -102,7 +102,7 @@ def read_rows(
         left_out,
     )
     rows.warnings += _mixtures(data, names, rows.positions_n)
-    if any(part in NOT_LOSSES for part in y.lower().replace("@", "_").split("_")):
+    if not form.score and any(part in NOT_LOSSES for part in y.lower().replace("@", "_").split("_")):
         rows.warnings.append(f"{y!r} looks like a score, not a loss in nats; forms here are laws of losses")
     return rows
 

@@ -7,6 +7,7 @@ the prior p(z|x) and of evidence that the reader gives, with no gradient to the 
               Multi-Document Reader and Retriever for Open-Domain Question Answering"), equation 6
     PDist     KL( softmax_k(sg(l_k) / tau) || p(.|x) )        Izacard et al. 2022 ("Atlas"), section 2.2
     LOOP      KL( softmax_k(sg(-log p(y|x,Z without z_k)) / tau) || p(.|x) )      the same, section 2.2
+    ADist     KL( softmax_k(sg(log m_k) / tau) || p(.|x) )        the same, section 2.2, m_k the attention mass on z_k
     ensemble  KL( p(.|x) || softmax_k(sg(l_k) / tau) )        Shi et al. 2023 ("REPLUG"), section 4 (LSR)
 
 Each is summed over the passages of a question and averaged over questions. Public code of Atlas averages the KL over
@@ -105,6 +106,40 @@ class Loop(Distilled):
     @property
     def evidence(self) -> Evidence:
         return "without_one"
+
+    def retriever_loss(self, evidence_BK: Tensor, doc_logprior_BK: Tensor) -> Tensor:
+        return kl_to_prior(evidence_BK.detach() / self.temperature, doc_logprior_BK)
+
+
+@OBJECTIVES.register
+class Adist(Objective):
+    """The prior learns which passages a fusing decoder attends to (Izacard et al. 2022, attention distillation).
+
+    The reader reads by fusion in the decoder. The target is each passage's share of the cross-attention mass
+    (:mod:`rag_exp.models.attention`), sharpened or flattened by ``temperature``. The paper takes the softmax of the
+    averaged masses themselves: they shrink as K grows, for a position's weights sum to 1 over all passages, and that
+    target goes to the uniform one. Shares keep their ratios: two copies of a passage have together what one had.
+    """
+
+    kind: Literal["adist"] = "adist"
+    value_norms: bool = Field(True, description="whether attention is weighted by the norm of what it reads")
+    temperature: float = Field(1.0, gt=0, description="attention masses are raised to one over it")
+    weight: float = WEIGHT
+
+    @property
+    def reading(self) -> ReadingMode:
+        return "fid"
+
+    @property
+    def evidence(self) -> Evidence:
+        return "attention_norms" if self.value_norms else "attention"
+
+    @property
+    def retriever_weight(self) -> float:
+        return self.weight
+
+    def nll(self, token_logp_BKT: Tensor, doc_logprior_BK: Tensor, target_mask_BT: Tensor) -> Tensor:
+        return one_reading_nll(token_logp_BKT, target_mask_BT)
 
     def retriever_loss(self, evidence_BK: Tensor, doc_logprior_BK: Tensor) -> Tensor:
         return kl_to_prior(evidence_BK.detach() / self.temperature, doc_logprior_BK)

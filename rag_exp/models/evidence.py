@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from rag_exp.models.attention import passage_attention
 from rag_exp.models.marginalize import sequence_logp
 from rag_exp.models.packing import ReaderBatch
 from rag_exp.models.reader import Generator
@@ -30,6 +31,17 @@ def without_one(generator: Generator, batch: ReaderBatch, K: int) -> Tensor:
     with undisturbed(generator):
         logp_NT = generator.token_logp(batch)
     return -sequence_logp(logp_NT[:, None], batch.target_mask_BT)[:, 0].view(-1, K)
+
+
+def attended(generator: Generator, batch: ReaderBatch, value_norms: bool) -> Tensor:
+    """The logarithm of each passage's attention mass, shape [B, K], of a question's passages fused in the decoder.
+
+    The softmax over K of these is each passage's share of the mass. Arguments and errors are those of
+    :func:`rag_exp.models.attention.passage_attention`.
+    """
+    with undisturbed(generator):
+        mass_BK = passage_attention(generator, batch, value_norms)
+    return mass_BK.clamp_min(torch.finfo(mass_BK.dtype).tiny).log()
 
 
 @contextmanager

@@ -29,9 +29,10 @@ OBJECTIVES = Registry("objective")
 # all fused in the decoder, or nothing at all.
 ReadingMode = Literal["each", "concat", "fid", "none"]
 # What the retriever's term is a function of: nothing (there is no such term), the reader's own per-passage readings,
-# a second reading of every passage apart, or of all passages but one, for each one. It is always taken without
-# gradients to the reader.
-Evidence = Literal["none", "own", "each", "without_one"]
+# a second reading of every passage apart, or of all passages but one, for each one; or what a fusing decoder attends
+# to in a second reading of the same rows, by its weights alone or times the norms of the values that they weigh. It is
+# always taken without gradients to the reader.
+Evidence = Literal["none", "own", "each", "without_one", "attention", "attention_norms"]
 
 
 class Objective(Options):
@@ -56,6 +57,11 @@ class Objective(Options):
     def evidence(self) -> Evidence:
         """What the retriever's term is a function of."""
         return "none"
+
+    @property
+    def attends(self) -> bool:
+        """Whether the evidence is the attention of the reader's decoder, on the rows that it reads anyway."""
+        return self.evidence in ("attention", "attention_norms")
 
     @property
     def retriever_weight(self) -> float:

@@ -160,7 +160,7 @@ class Generator(nn.Module):
         if encoded is None and batch.parts_NK is not None:
             encoded = self.encode(batch)
         prompt = {"input_ids": batch.input_ids_NL} if encoded is None else {"encoder_outputs": encoded}
-        return self._decoder_positions(batch.targets_NT != IGNORE), {
+        return self.predicting(batch.targets_NT).flatten().nonzero()[:, 0], {
             **prompt,
             "attention_mask": batch.attention_mask_NL,
             "decoder_input_ids": self.decoder_inputs(batch.targets_NT),
@@ -257,10 +257,9 @@ class Generator(nn.Module):
         before = targets_NT[:, :-1].masked_fill(targets_NT[:, :-1] == IGNORE, self.tokenizer.pad)
         return torch.cat([start, before], dim=1)
 
-    def _decoder_positions(self, wanted_NT: Tensor) -> Tensor:
-        """Flat positions, among those of :meth:`decoder_inputs`, whose hidden states predict the targets."""
-        shift = len(self.decoder_start) - 1
-        return nn.functional.pad(wanted_NT, (shift, 0)).flatten().nonzero()[:, 0]
+    def predicting(self, targets_NT: Tensor) -> Tensor:
+        """True at the positions of :meth:`decoder_inputs` whose hidden states predict the targets, in their order."""
+        return nn.functional.pad(targets_NT != IGNORE, (len(self.decoder_start) - 1, 0))
 
     def save(self, folder: Path) -> None:
         """Write ``folder/model.safetensors`` (tied weights once) and the model's configs: transformers can load it."""

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from rag_exp.core.errors import TrainingError
 from rag_exp.core.rng import derive
-from rag_exp.models.evidence import each_apart, undisturbed, without_one
+from rag_exp.models.evidence import attended, each_apart, undisturbed, without_one
 from rag_exp.models.flops import TokenCounts
 from rag_exp.models.marginalize import doc_logprior, sequence_logp
 from rag_exp.models.multihop import best_paths, rows_of
@@ -114,6 +114,8 @@ class RagModule(pl.LightningModule):
         assert reading.reader is not None
         if self.objective.evidence == "own":
             return sequence_logp(logp_BKT.detach(), reading.reader.target_mask_BT)
+        if self.objective.attends:
+            return attended(self.generator, reading.reader, self.objective.evidence == "attention_norms")
         assert reading.evidence is not None, "the stage's data were made for another objective"
         if self.objective.evidence == "without_one":
             assert reading.mask_BK is not None
@@ -147,6 +149,8 @@ class RagModule(pl.LightningModule):
             read, scored = scored, read
         if reading.evidence is not None:
             scored += reading.evidence.counts
+        if self.objective.attends and reading.mask_BK is not None:
+            scored += replace(reading.reader.counts, target_tokens=0)  # attention needs no vocabulary projection
         self.meter.read(read, reading.passages, reading.reader.truncated_passages, scored)
 
     def _reseed(self, step: int) -> None:

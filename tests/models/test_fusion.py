@@ -6,10 +6,12 @@ import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
+from rag_exp.models.buckets import length_buckets
 from rag_exp.models.decoding.greedy import greedy
 from rag_exp.models.ladder import Ladder
 from rag_exp.models.packing import Packer
 from rag_exp.models.prompt import PromptOptions
+from rag_exp.models.reader import Memory
 
 FAMILIES = ["t5", "bart"]
 QUESTIONS = ["What is the capital of France?", "Highest point of Norway?", "Fiji?"]
@@ -28,7 +30,8 @@ ANSWERS = ["Paris", "Galdhøpiggen, 2,469 m", "republic"]
 @pytest.fixture(params=FAMILIES)
 def kit(request, vocabulary):
     """A small reader without dropout in the way, its packer, and the batch as ids."""
-    reader = Ladder(size="s0", vocab_size=320, context=128, family=request.param).create(vocabulary, 0).eval()
+    options = Ladder(size="s0", vocab_size=320, context=128, family=request.param, dropout=0.3)
+    reader = options.create(vocabulary, 0).eval()
     packer = Packer(reader.tokenizer, PromptOptions(max_answer_tokens=24), reader.context, True)
     questions, answers = packer.tokens(QUESTIONS, "question"), packer.tokens(ANSWERS, "answer")
     read = [
@@ -103,3 +106,35 @@ def test_gradients_reach_the_encoder_and_scored_answers_come_with_written_ones(k
     assert min(norms) > 0
     written = greedy(reader, batch, 10)
     torch.testing.assert_close(written.target_logp_NT, logp_BT.detach())
+
+
+def test_microbatches_equal_the_same_groups_kept(kit, monkeypatch):
+    """In scores and every gradient, dropout on too: the prompts are encoded apart when they are read again as well."""
+    reader, packer, questions, read, answers = kit
+    batch = packer.pack(questions, read, answers, fused=True)
+    most = int(batch.lengths_N.max())
+    groups = length_buckets(batch.lengths_N, "cpu", most)
+    assert len(groups) > 1
+    assert reader._head_is_affine  # found once, by a pass of its own
+    monkeypatch.setattr("rag_exp.models.buckets.CPU_MOST", most)
+    reader.train()
+    scored = []
+    for memory in (Memory(), Memory(microbatch_tokens=most)):
+        reader.keep(memory)
+        reader.zero_grad()
+        torch.manual_seed(7)
+        encoded, decoded = [], []
+        watches = (
+            reader.model.get_encoder().register_forward_pre_hook(lambda *_: encoded.append(1)),  # noqa: B023
+            reader.model.get_decoder().register_forward_pre_hook(lambda *_: decoded.append(1)),  # noqa: B023
+        )
+        logp_BT = reader.token_logp(batch)
+        (-logp_BT.sum()).backward()
+        for watch in watches:
+            watch.remove()
+        scored.append((logp_BT.detach(), [p.grad.clone() for p in reader.parameters()], len(encoded), len(decoded)))
+    (kept, kept_gradients, *kept_passes), (again, gradients, *passes) = scored
+    assert torch.equal(again, kept)
+    torch.testing.assert_close(gradients, kept_gradients, rtol=1e-6, atol=1e-6)
+    assert kept_passes[1] == len(groups)
+    assert passes == [2 * n for n in kept_passes]

@@ -18,6 +18,7 @@ from rag_exp.models.marginalize import (
 )
 from rag_exp.models.objectives import (
     OBJECTIVES,
+    Adist,
     ClosedBook,
     Concat,
     Emdr2,
@@ -28,7 +29,7 @@ from rag_exp.models.objectives import (
     RagToken,
 )
 
-TEACHERS = [Emdr2(), PDist(), PDist(temperature=0.3), Loop(), Ensemble()]
+TEACHERS = [Emdr2(), PDist(), PDist(temperature=0.3), Loop(), Adist(), Adist(temperature=0.5), Ensemble()]
 
 
 def problem(K: int = 3):
@@ -127,6 +128,15 @@ def test_pdist_moves_the_prior_towards_the_readers_posterior():
     evidence_BK, score = sequence_logp(token_logp_BKT, mask_BT), scores_BK.clone().requires_grad_()
     PDist(temperature=2.0).retriever_loss(evidence_BK, doc_logprior(score)).sum().backward()
     torch.testing.assert_close(score.grad, scores_BK.softmax(-1) - (evidence_BK / 2).softmax(-1))
+
+
+def test_adist_moves_the_prior_towards_each_passages_share_of_the_attention():
+    """Masses of 3, 1 and 4 are shares of 3/8, 1/8 and 1/2; with temperature 1/2 of 9/26, 1/26 and 16/26."""
+    mass_BK = torch.tensor([[3.0, 1.0, 4.0]], dtype=torch.float64)
+    for objective, share in ((Adist(), mass_BK / 8), (Adist(temperature=0.5), mass_BK**2 / 26)):
+        score = torch.tensor([[0.2, -0.4, 1.0]], dtype=torch.float64, requires_grad=True)
+        objective.retriever_loss(mass_BK.log(), doc_logprior(score)).sum().backward()
+        torch.testing.assert_close(score.grad, score.detach().softmax(-1) - share)
 
 
 @pytest.mark.parametrize("objective", TEACHERS, ids=lambda o: o.kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from rag_exp.evaluation.arms import random_result
 from rag_exp.models.flops import forward_flops, training_flops
 from rag_exp.models.ladder import Ladder
-from rag_exp.models.objectives import Emdr2, Ensemble, Fid, Loop, PDist
+from rag_exp.models.objectives import Adist, Emdr2, Ensemble, Fid, Loop, PDist
 from rag_exp.models.packing import Packer
 from rag_exp.models.prompt import PromptOptions
 from rag_exp.retrieval.encoders import Static, passage_text
@@ -62,7 +63,9 @@ def test_who_learns(towns, objective):
 
 
 @pytest.mark.parametrize(
-    "objective", [Fid(), Emdr2(reader="fid"), PDist(reader="fid"), Loop(reader="fid")], ids=lambda o: o.kind
+    "objective",
+    [Fid(), Emdr2(reader="fid"), PDist(reader="fid"), Loop(reader="fid"), Adist(), Adist(value_norms=False)],
+    ids=lambda o: o.kind,
 )
 def test_a_reader_that_fuses_learns(towns, objective):
     options = Ladder(size="xs", vocab_size=320, context=96, family="t5")
@@ -130,3 +133,35 @@ def test_leaving_one_out_by_hand(towns):
         with torch.no_grad():
             expected = -module.generator.token_logp(left).sum()
         torch.testing.assert_close(evidence_BK[b, k], expected)
+
+
+@pytest.mark.parametrize("objective", [Adist(), Adist(value_norms=False)], ids=lambda o: o.evidence)
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_attention_teaches_the_retriever_and_leaves_the_reader_to_the_answer(towns, objective, family):
+    """The reader's gradient is that of fid; the retriever's is prior - share of attention, through its scores."""
+    options = Ladder(size="xs", vocab_size=320, context=96, family=family)
+    tokenizer = options.create(towns.root / "tokenizer", 0).tokenizer
+    packer = Packer(tokenizer, PromptOptions(max_answer_tokens=12), 96, True)
+    gradients = []
+    for trained in (objective, Fid()):
+        reader, live = options.create(towns.root / "tokenizer", 0), live_retriever(towns)
+        data = StageData.live(packer, towns.questions, towns.table, K, trained)
+        module = RagModule(reader, trained, data, OptimOptions(), 1e-3, Meter(1), 0, live=live)
+        found = module._search(data.reading(0, np.arange(5)))
+        found.scores_BK.retain_grad()
+        assert found.evidence is None
+        module.loss(found).backward()
+        assert reader.training
+        assert reader.model.config._attn_implementation == "sdpa"
+        module._count(found)
+        gradients.append([p.grad for p in reader.parameters()])
+        if trained is objective:
+            share_BK = module._evidence(found, torch.zeros(5, 1, 1)).softmax(-1)
+            expected_BK = (found.scores_BK.detach().softmax(-1) - share_BK) / 5
+            torch.testing.assert_close(found.scores_BK.grad, expected_BK)
+            read, sizes = found.reader.counts, options.sizes()
+            bare = replace(read, target_tokens=0)
+            assert module.meter.stats(sizes)["flops"] == training_flops(read, sizes) + forward_flops(bare, sizes)
+        else:
+            assert found.scores_BK.grad is None
+    torch.testing.assert_close(*gradients)
