@@ -144,6 +144,14 @@ def _held(form: Form, fixed: Mapping[str, float] | None) -> dict[str, float]:
             )
         if not (np.isfinite(value) and value >= 0):
             raise LawError(f"fixed {name} must be finite and not negative (the form holds the signs); it is {value}.")
+    for term in form.terms:
+        if term.curve is None or term.curve.fixable is None:
+            continue
+        for name in sorted(held.keys() & {term.coefficient, *term.scales} - set(term.curve.fixable)):
+            raise LawError(
+                f"{form.label}: {name} cannot be fixed: in the fit it is tied to other parameters of its term. "
+                f"Of that term these can: {', '.join(term.curve.fixable)}."
+            )
     if len(held) == len(form.parameters):
         raise LawError(f"All parameters of {form.label} are fixed: nothing is left to fit.")
     return held

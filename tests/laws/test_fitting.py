@@ -157,6 +157,13 @@ def test_huber_shrugs_at_a_wild_run_that_moves_least_squares():
     assert np.abs(plain.predict(data) / clean - 1).max() > 0.05
 
 
+def test_what_the_fit_holds_in_another_form_cannot_be_fixed():
+    data = {"N": np.repeat([1e6, 1e7, 1e8], 3), "D": np.tile([1e8, 1e9, 1e10], 3), "loss": np.linspace(4, 3, 9)}
+    for name in ("Nc", "Dc"):
+        with pytest.raises(LawError, match=f"{name} cannot be fixed.*alpha_N, alpha_D"):
+            fit("kaplan", data, fixed={name: 1e13})
+
+
 def test_a_known_floor_can_be_fixed_and_narrows_the_exponent():
     _, _, data = noisy("joint", 0.01)
     free = fit("joint", data, bootstrap=200, bootstrap_kind="wild", delta=0.02)
