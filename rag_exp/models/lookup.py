@@ -28,7 +28,17 @@ class BatchLookup:
         distinct_U = ids.unique()
         self._place_V = torch.zeros(len(weight), dtype=torch.int64, device=ids.device)
         self._place_V[distinct_U] = torch.arange(len(distinct_U), device=ids.device)
-        self._tables = [(m, m(distinct_U)) for m in modules]  # by the module itself, which may scale what it finds
+        self._tables: list[tuple[nn.Embedding, Tensor]] = []
+        for module in modules:
+            found_UD = module(distinct_U)  # by the module itself, which may scale what it finds
+            self._tables.append((module, self._known(module, found_UD)))
+
+    def _known(self, module: nn.Embedding, found_UD: Tensor) -> Tensor:
+        """The table of an earlier module that finds the same (an encoder's, for the decoder), or ``found_UD``."""
+        for other, table_UD in self._tables:
+            if other.padding_idx == module.padding_idx and torch.equal(table_UD, found_UD):
+                return table_UD
+        return found_UD
 
     @contextmanager
     def active(self) -> Iterator[None]:
