@@ -125,7 +125,7 @@ def test_a_vocabulary_is_needed_and_must_fit(vocabulary):
 
 
 def test_registry():
-    assert set(GENERATORS.kinds) == {"ladder", "pretrained"}
+    assert set(GENERATORS.kinds) == {"hosted", "ladder", "pretrained"}
 
 
 def test_sizes_are_known_without_torch():
