@@ -40,8 +40,8 @@ VERSIONS = {
     "index": 1,
     "topk": 1,
     "paths": 1,
-    "reader_warmup": 1,
-    "checkpoint": 1,
+    "reader_warmup": 2,
+    "checkpoint": 2,
     "evaluation": 2,
 }
 
