@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,8 @@ from rag_exp.core.errors import DataError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.options import NEUTRAL
 from rag_exp.data.records import PassageFields, Placed, QuestionFields, documents_of, kind_of, questions_of
-from rag_exp.data.sources import CORPORA, QUESTIONS, CorpusOptions, Document, Question, QuestionOptions
+from rag_exp.data.sources import CORPORA, QUESTIONS, CorpusOptions, Document, Question
+from rag_exp.data.split_files import SplitFilesQuestions, as_list, missing
 
 _COUNTABLE_BYTES = 100_000_000  # files up to so many bytes have their lines counted in well under a second
 
@@ -57,30 +58,6 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
     except (OSError, EOFError, zlib.error) as e:  # gzip raises all three for truncated and damaged files
         raise DataError(f"{path}: cannot be read beyond line {number} ({e}). Is the file whole?") from e
-
-
-def as_list(value: Any) -> Any:
-    """A single path as a list of one; anything else as it is (for pydantic to judge)."""
-    return [value] if isinstance(value, str) else value
-
-
-def by_split(value: Any) -> Any:
-    """A mapping from splits to a path or paths, with lists of paths; splits set to null are left out."""
-    if not isinstance(value, dict):
-        return value
-    return {split: as_list(paths) for split, paths in value.items() if paths is not None}
-
-
-def some_file(files: dict[str, list[str]]) -> dict[str, list[str]]:
-    """``files`` themselves. ``ValueError`` if there are none."""
-    if not files or not all(files.values()):
-        raise ValueError("files is empty: give each split its path, such as questions.files.train=train.jsonl")
-    return files
-
-
-def missing(files: Sequence[str], key: str) -> list[str]:
-    """A finished sentence for each of ``files`` that is not there."""
-    return [f"{key}: no file {f!r} (looked from {Path.cwd()})." for f in files if not Path(f).is_file()]
 
 
 @CORPORA.register
@@ -125,23 +102,11 @@ class JsonlCorpus(CorpusOptions):
 
 
 @QUESTIONS.register
-class JsonlQuestions(QuestionOptions):
+class JsonlQuestions(SplitFilesQuestions):
     """Questions of JSON-lines files, one a line, of the file's split unless ``fields.split`` names another."""
 
     kind: Literal["jsonl"] = "jsonl"
-    files: Annotated[dict[str, list[str]], NEUTRAL] = Field(
-        description="{split: path or paths}, such as {train: train.jsonl, dev: dev.jsonl}; null leaves a split out"
-    )
     fields: QuestionFields = QuestionFields()
-
-    _paths_are_lists = field_validator("files", mode="before")(by_split)
-    _not_empty = field_validator("files")(some_file)
-
-    def problems(self) -> list[str]:
-        return [p for split, files in self.files.items() for p in missing(files, f"questions.files.{split}")]
-
-    def content(self, digests: ContentDigests) -> dict[str, Any]:
-        return {"files": {split: [digests.of(f) for f in files] for split, files in self.files.items()}}
 
     def questions(self) -> Iterator[Question]:
         for split, files in self.files.items():

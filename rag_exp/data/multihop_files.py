@@ -15,16 +15,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from rag_exp.core.errors import DataError
-from rag_exp.core.fingerprint import ContentDigests
-from rag_exp.core.options import NEUTRAL
-from rag_exp.data.jsonl import by_split, missing, read_lines, some_file
+from rag_exp.data.jsonl import read_lines
 from rag_exp.data.records import Placed, kind_of
-from rag_exp.data.sources import CORPORA, QUESTIONS, CorpusOptions, Document, Passage, Question, QuestionOptions
+from rag_exp.data.sources import CORPORA, QUESTIONS, Document, Passage, Question
+from rag_exp.data.split_files import SplitFilesCorpus, SplitFilesQuestions
 
 Form = Literal["hotpotqa", "musique"]
 
@@ -99,30 +98,15 @@ def _gold(form: Form, record: dict[str, Any], where: str) -> tuple[str, ...]:
 
 
 @CORPORA.register
-class MultihopCorpus(CorpusOptions):
+class MultihopCorpus(SplitFilesCorpus):
     """All different paragraphs of the files, of every split; each is a document of its own."""
 
     kind: Literal["multihop"] = "multihop"
     form: Form = Field(description="hotpotqa or musique")
-    files: Annotated[dict[str, list[str]], NEUTRAL] = Field(
-        description="{split: path or paths}, the same as questions.files"
-    )
-
-    _paths_are_lists = field_validator("files", mode="before")(by_split)
-    _not_empty = field_validator("files")(some_file)
-
-    def _all(self) -> list[str]:
-        return [f for files in self.files.values() for f in files]
-
-    def problems(self) -> list[str]:
-        return [p for split, files in self.files.items() for p in missing(files, f"corpus.files.{split}")]
-
-    def content(self, digests: ContentDigests) -> dict[str, Any]:
-        return {"files": sorted(digests.of(f) for f in self._all())}  # documents are put in hash order anyway
 
     def documents(self) -> Iterator[Document]:
         seen: set[str] = set()
-        for file in self._all():
+        for file in self.all_files():
             for where, record in read_records(file):
                 for passage in _paragraphs(self.form, record, where):
                     if passage.id not in seen:
@@ -131,23 +115,11 @@ class MultihopCorpus(CorpusOptions):
 
 
 @QUESTIONS.register
-class MultihopQuestions(QuestionOptions):
+class MultihopQuestions(SplitFilesQuestions):
     """The questions of the files, with the paragraphs they need as gold."""
 
     kind: Literal["multihop"] = "multihop"
     form: Form = Field(description="hotpotqa or musique")
-    files: Annotated[dict[str, list[str]], NEUTRAL] = Field(
-        description="{split: path or paths}, such as {train: train.json, dev: dev.json}"
-    )
-
-    _paths_are_lists = field_validator("files", mode="before")(by_split)
-    _not_empty = field_validator("files")(some_file)
-
-    def problems(self) -> list[str]:
-        return [p for split, files in self.files.items() for p in missing(files, f"questions.files.{split}")]
-
-    def content(self, digests: ContentDigests) -> dict[str, Any]:
-        return {"files": {split: [digests.of(f) for f in files] for split, files in self.files.items()}}
 
     def questions(self) -> Iterator[Question]:
         for split, files in self.files.items():

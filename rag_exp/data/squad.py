@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from rag_exp.core.errors import DataError
-from rag_exp.core.fingerprint import ContentDigests
-from rag_exp.core.options import NEUTRAL
-from rag_exp.data.jsonl import by_split, missing, some_file
 from rag_exp.data.records import kind_of
-from rag_exp.data.sources import CORPORA, QUESTIONS, CorpusOptions, Document, Passage, Question, QuestionOptions
+from rag_exp.data.sources import CORPORA, QUESTIONS, Document, Passage, Question
+from rag_exp.data.split_files import SplitFilesCorpus, SplitFilesQuestions
 
 
 def _get(value: Any, name: str, kind: type, where: str) -> Any:
@@ -50,28 +48,13 @@ def read_articles(file: str) -> Iterator[tuple[str, str, list[Any]]]:
 
 
 @CORPORA.register
-class SquadCorpus(CorpusOptions):
+class SquadCorpus(SplitFilesCorpus):
     """All paragraphs of SQuAD files, of every split: the corpus of one experiment is one."""
 
     kind: Literal["squad"] = "squad"
-    files: Annotated[dict[str, list[str]], NEUTRAL] = Field(
-        description="{split: path or paths}, the same as questions.files"
-    )
-
-    _paths_are_lists = field_validator("files", mode="before")(by_split)
-    _not_empty = field_validator("files")(some_file)
-
-    def _all(self) -> list[str]:
-        return [f for files in self.files.values() for f in files]
-
-    def problems(self) -> list[str]:
-        return [p for split, files in self.files.items() for p in missing(files, f"corpus.files.{split}")]
-
-    def content(self, digests: ContentDigests) -> dict[str, Any]:
-        return {"files": sorted(digests.of(f) for f in self._all())}  # documents are put in hash order anyway
 
     def documents(self) -> Iterator[Document]:
-        for file in self._all():
+        for file in self.all_files():
             for where, title, paragraphs in read_articles(file):
                 texts = [_get(p, "context", str, f"{where}.paragraphs[{n}]") for n, p in enumerate(paragraphs)]
                 shown = title.replace("_", " ")
@@ -79,33 +62,21 @@ class SquadCorpus(CorpusOptions):
 
     def count(self) -> int | None:
         try:
-            if sum(Path(f).stat().st_size for f in self._all()) > 50_000_000:
+            if sum(Path(f).stat().st_size for f in self.all_files()) > 50_000_000:
                 return None
-            return sum(len(paragraphs) for f in self._all() for _, _, paragraphs in read_articles(f))
+            return sum(len(paragraphs) for f in self.all_files() for _, _, paragraphs in read_articles(f))
         except (OSError, DataError):
             return None  # said by `problems`, or when the corpus is read
 
 
 @QUESTIONS.register
-class SquadQuestions(QuestionOptions):
+class SquadQuestions(SplitFilesQuestions):
     """The questions of SQuAD files, with their paragraph as gold."""
 
     kind: Literal["squad"] = "squad"
-    files: Annotated[dict[str, list[str]], NEUTRAL] = Field(
-        description="{split: path or paths}, such as {train: train-v1.1.json, dev: dev-v1.1.json}"
-    )
     skip_unanswerable: bool = Field(
         False, description="leave out questions without an answer (SQuAD 2.0 has them) instead of refusing them"
     )
-
-    _paths_are_lists = field_validator("files", mode="before")(by_split)
-    _not_empty = field_validator("files")(some_file)
-
-    def problems(self) -> list[str]:
-        return [p for split, files in self.files.items() for p in missing(files, f"questions.files.{split}")]
-
-    def content(self, digests: ContentDigests) -> dict[str, Any]:
-        return {"files": {split: [digests.of(f) for f in files] for split, files in self.files.items()}}
 
     def questions(self) -> Iterator[Question]:
         for split, files in self.files.items():
