@@ -99,7 +99,8 @@ def run(argv: list[str]) -> int:
         return 0
     if len(plan.points) > 1 and not (multirun or is_study):
         raise configs.ConfigError("Several values need -m: rag-exp run -m ...")
-    from rag_exp.run import COMMAND, announce, job, prepare
+    from rag_exp.preflight import prepare
+    from rag_exp.run import COMMAND, announce, job
 
     prepare([(p.config, p.steps) for p in plan.points])
     command = _command("run", *(["-m"] if multirun else []), *argv)

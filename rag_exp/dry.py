@@ -12,8 +12,9 @@ from typing import Any
 
 from rag_exp import config as configs
 from rag_exp.core.store import Step, Store
+from rag_exp.measuring import arm
 from rag_exp.models.flops import TokenCounts, forward_flops, training_flops
-from rag_exp.run import RunFolder, arm
+from rag_exp.run import RunFolder
 from rag_exp.settings import Setting
 from rag_exp.steps import RunSteps
 from rag_exp.study import Point, Study, status

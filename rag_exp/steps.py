@@ -45,6 +45,8 @@ VERSIONS = {
     "evaluation": 2,
 }
 
+TRAINED = ("reader_warmup", "checkpoint")  # roles whose step is a stage of training
+
 # Of `evaluation`; they enter through what is found.
 SETTING_KEYS = ("corpus_size", "growth", "index", "source", "k", "j", "paths")
 

@@ -1,0 +1,42 @@
+"""What each step builds, by the rooms below. ``steps`` says from what; here is how.
+
+Every function takes its options and a :class:`~rag_exp.core.store.Build`, asks it for the parents it
+needs, writes plain files and notes its facts in ``build.stats``. torch and faiss are imported by the
+rooms when a build runs, never to name a run.
+"""
+
+from rag_exp.builders.parents import VectorSteps
+from rag_exp.builders.reading import checkpoint, evaluation, reader_warmup
+from rag_exp.builders.retrieval import (
+    EXACT_K,
+    embeddings,
+    encoder,
+    exact,
+    index,
+    pairs,
+    passages,
+    paths,
+    question_embeddings,
+    questions,
+    tokenizer,
+    topk,
+)
+
+__all__ = [
+    "EXACT_K",
+    "VectorSteps",
+    "checkpoint",
+    "embeddings",
+    "encoder",
+    "evaluation",
+    "exact",
+    "index",
+    "pairs",
+    "passages",
+    "paths",
+    "question_embeddings",
+    "questions",
+    "reader_warmup",
+    "tokenizer",
+    "topk",
+]

@@ -1,0 +1,110 @@
+"""What the builders read of the steps before them: tables, vectors, encoders, paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.core.store import Build, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rag_exp.config import RunConfig
+    from rag_exp.data.passages import PassageTable
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.models.multihop import ListedPaths
+    from rag_exp.retrieval.encoder import Encoder
+    from rag_exp.retrieval.index import BuiltIndex
+    from rag_exp.settings import Setting
+
+SHARD_ROWS = 65_536  # passages in one embeddings artifact
+
+
+@dataclass(frozen=True)
+class VectorSteps:
+    """Steps that a search over vectors reads. They follow from its parents, so they need not be among them.
+
+    Attributes:
+        passages: the passages' embeddings by shard.
+        questions: the questions' embeddings; None where the retriever makes them as it trains.
+        exact: the history of exact search by shard; None where nothing is compared with it.
+    """
+
+    passages: Callable[[int], Step]
+    questions: Step | None = None
+    exact: Callable[[int], Step] | None = None
+
+
+def passage_table(build: Build) -> PassageTable:
+    from rag_exp.data.passages import PassageTable
+
+    return PassageTable.open(build.parent("passages").path)
+
+
+def tokenizer_folder(build: Build) -> Path | None:
+    return build.parent("tokenizer").path if "tokenizer" in build.step.parents else None
+
+
+def training_questions(config: RunConfig, build: Build) -> QuestionTable:
+    from rag_exp.data.questions import QuestionTable
+
+    return QuestionTable.open(build.parent("questions").path, "train", config.training.questions)
+
+
+def question_vectors(build: Build, steps: VectorSteps) -> np.ndarray:
+    import numpy as np
+
+    assert steps.questions is not None
+    return np.load(build.ensure(steps.questions).path / "vectors.npy", allow_pickle=False)
+
+
+def vector_blocks(build: Build, shard: Callable[[int], Step], size: int) -> tuple[list[np.ndarray], list[Any]]:
+    """The first ``size`` vectors as memory maps, and the shards' artifacts."""
+    from rag_exp.retrieval.embeddings import load_blocks
+
+    made = [build.ensure(shard(i)) for i in range(-(-size // SHARD_ROWS))]
+    return load_blocks([a.path for a in made], size), made
+
+
+def open_index(build: Build, setting: Setting, blocks: list[np.ndarray]) -> BuiltIndex:
+    made = build.parent("index")  # also where there is nothing to load: it holds what is known of the index
+    if setting.index.stores_vectors:
+        return setting.index.load(made.path)
+    return setting.index.create(blocks, 0)
+
+
+def encoder_of(config: RunConfig, build: Build, role: str) -> Encoder:
+    """The encoder of ``role``: the checkpoint's where it holds one, else the warmed-up one."""
+    if "checkpoint" in build.step.parents:
+        folder = build.parent("checkpoint").path / f"{role}_encoder"
+        if folder.is_dir():
+            return config.encoder.load(folder, tokenizer_folder(build))
+    return config.encoder.load(build.parent("encoder").path, tokenizer_folder(build))
+
+
+def listed_paths(config: RunConfig, setting: Setting, build: Build) -> ListedPaths:
+    """The paths that a reader reads, of those that were found."""
+    from rag_exp.models.multihop import ListedPaths
+    from rag_exp.retrieval.paths import Paths
+
+    assert setting.hop2 is not None
+    objective, found = config.objective, Paths.load(build.parent("paths").path)
+    temperature = config.retriever.temperature
+    return ListedPaths.of(found, setting.hop2.paths, objective.prior, temperature, objective.renormalize)
+
+
+@contextmanager
+def on_device(config: RunConfig, made: Encoder) -> Iterator[Encoder]:
+    """``made`` on the trainer's device, with its threads; back on the CPU afterwards, as every encoder is kept."""
+    from rag_exp.training.threads import torch_threads
+
+    made.to(config.trainer.resolved_device())
+    try:
+        with torch_threads(config.trainer.threads):
+            yield made
+    finally:
+        made.to("cpu")

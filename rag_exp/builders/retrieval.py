@@ -1,0 +1,268 @@
+"""What retrieval builds: passages, embeddings, indexes, and what each question is given to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.builders.parents import (
+    SHARD_ROWS,
+    VectorSteps,
+    encoder_of,
+    on_device,
+    open_index,
+    passage_table,
+    question_vectors,
+    tokenizer_folder,
+    training_questions,
+    vector_blocks,
+)
+from rag_exp.core.errors import DataError
+from rag_exp.core.rng import derive
+from rag_exp.core.store import Build, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rag_exp.config import RunConfig
+    from rag_exp.retrieval.hop2 import SecondHop
+    from rag_exp.retrieval.topk import Reference
+    from rag_exp.settings import Setting
+
+EXACT_K = 32  # exact search keeps at least so many a question, and powers of two beyond
+
+
+def passages(config: RunConfig, corpus: Any, splits: tuple[str, ...], build: Build) -> None:
+    """The corpus in its order; with distractor growth the gold documents of the questions of ``splits`` come first."""
+    from rag_exp.data.passages import write_passages
+
+    gold = None
+    if corpus.growth == "distractor":
+        gold = {id for q in config.questions.questions() if q.split in splits for id in q.gold_ids}
+        if not gold:
+            raise DataError(
+                "growth=distractor keeps the gold documents, but no question of "
+                f"{' or '.join(splits)} names a gold passage."
+            )
+    build.stats |= write_passages(corpus, config.passages, build.folder, gold)
+
+
+def questions(config: RunConfig, build: Build) -> None:
+    from rag_exp.data.questions import write_questions
+
+    build.stats |= write_questions(config.questions, passage_table(build), build.folder)
+
+
+def tokenizer(config: RunConfig, build: Build) -> None:
+    from rag_exp.data.tokenizer import train_bpe
+
+    table = passage_table(build)
+    read = min(len(table), config.tokenizer.passages)
+    texts = (f"{title}\n{text}" for _, batch in table.batches(read) for title, text in batch)
+    train_bpe(texts, config.tokenizer.vocab_size, build.folder)
+    build.stats["passages"] = read
+
+
+def encoder(config: RunConfig, hop2: SecondHop | None, build: Build) -> None:
+    """The encoder after its contrastive warm-up on the training questions and their gold passages, hop by hop."""
+    from rag_exp.retrieval.hop_pairs import hop_pairs
+    from rag_exp.retrieval.warmup import warm_up
+    from rag_exp.training.progress import Ticker
+
+    seed = derive(config.seed, "encoder")
+    made = config.encoder.create(tokenizer_folder(build), config.tokenizer.vocab_size, seed)
+    asked, table = training_questions(config, build), passage_table(build)
+    queries, gold, answers = asked.questions, asked.gold, asked.answers
+    if hop2 is not None:
+        pairs = hop_pairs(queries, gold, asked.gold_of, table, hop2)
+        queries, gold, answers = pairs.queries, pairs.gold, [answers[q] for q in pairs.asked]
+    warmup = config.retriever.warmup.resolved(config.encoder)
+    with (
+        on_device(config, made),
+        Ticker("retriever warm-up", warmup.steps, config.trainer.progress) as ticker,
+    ):
+        build.stats |= warm_up(
+            made,
+            queries,
+            gold,
+            table,
+            warmup,
+            seed,
+            answers,
+            progress=lambda step, loss: ticker.at(step, f"loss {loss:.3f}"),
+        )
+    made.save(build.folder)
+
+
+def embeddings(config: RunConfig, shard: int, build: Build) -> None:
+    import numpy as np
+
+    from rag_exp.retrieval.embeddings import embed_passages
+
+    table = passage_table(build)
+    start = shard * SHARD_ROWS
+    stop = min(start + SHARD_ROWS, len(table))
+    texts = (pair for at in range(start, stop, 8192) for pair in table.texts(np.arange(at, min(at + 8192, stop))))
+    with on_device(config, encoder_of(config, build, "passage")) as made:
+        build.stats |= embed_passages(made, texts, stop - start, build.folder)
+
+
+def question_embeddings(config: RunConfig, split: str, limit: int | None, build: Build) -> None:
+    import numpy as np
+
+    from rag_exp.data.questions import QuestionTable
+
+    asked = QuestionTable.open(build.parent("questions").path, split, limit)
+    with on_device(config, encoder_of(config, build, "question")) as made:
+        vectors, build.stats["tokens"] = made.encode_counted(asked.questions, "question")
+    np.save(build.folder / "vectors.npy", vectors, allow_pickle=False)
+
+
+def exact(shard: int, k: int, temperature: float, steps: VectorSteps, build: Build) -> None:
+    """The history of exact search over one shard of the passages, going on from the shard before."""
+    from rag_exp.retrieval.embeddings import load_blocks
+    from rag_exp.retrieval.history import History, grow
+
+    assert steps.exact is not None
+    before = History.load(build.ensure(steps.exact(shard - 1)).path) if shard else None
+    passages = build.ensure(steps.passages(shard))
+    (vectors,) = load_blocks([passages.path], passages.stats["passages"])
+    grow(question_vectors(build, steps), vectors, k, temperature, before).save(build.folder)
+
+
+def index(config: RunConfig, setting: Setting, shard: Callable[[int], Step] | None, build: Build) -> None:
+    """An index over the setting's corpus. One that reads the embeddings themselves stores no second copy of them."""
+    table = passage_table(build)
+    size = table.prefix_size(setting.size)
+    build.stats["M"] = size
+    if shard is None:
+        content: Any = (text for _, batch in table.batches(size) for text in _joined(batch))
+    else:
+        content, made = vector_blocks(build, shard, size)
+        # The last shard reaches beyond the corpus: only its share is this index's cost.
+        shares = [min(1.0, (size - i * SHARD_ROWS) / a.stats["passages"]) for i, a in enumerate(made)]
+        build.stats["embedding_flops"] = sum(s * a.stats["flops"] for s, a in zip(shares, made, strict=True))
+        build.stats["embedding_seconds"] = sum(s * a.seconds for s, a in zip(shares, made, strict=True))
+        build.stats["embeddings"] = [{"key": a.key, "bytes": a.bytes, "seconds": a.seconds} for a in made]
+        build.stats["parameters"] = config.encoder.parameter_counts(config.tokenizer.vocab_size)
+    built = setting.index.create(content, derive(config.seed, "index"))
+    build.stats |= built.stats()
+    if setting.index.stores_vectors:
+        built.save(build.folder)
+    else:
+        (build.folder / "reads_embeddings").touch()
+
+
+def topk(
+    config: RunConfig,
+    setting: Setting,
+    split: str,
+    limit: int | None,
+    vectors: VectorSteps | None,
+    build: Build,
+) -> None:
+    """What each question is given to read, and how that compares with exact search."""
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.evaluation.arms import oracle_result, random_result
+    from rag_exp.retrieval.topk import search_topk
+
+    table = passage_table(build)
+    size = table.prefix_size(setting.size)
+    build.stats["M"] = size
+    asked = QuestionTable.open(build.parent("questions").path, split, limit)
+    if setting.source in ("oracle", "random"):
+        made = (
+            oracle_result(asked.gold, setting.k, asked.gold_of)
+            if setting.source == "oracle"
+            else random_result(asked.ids, setting.k, size, config.seed)
+        )
+        made.save(build.folder)
+        return
+    if vectors is None:
+        found = setting.index.load(build.parent("index").path)
+        reason = "bm25 ranks by words: there is no exact search of its own that it approximates"
+        build.stats |= search_topk(found, asked.questions, setting.k, build.folder, None, reason)
+        return
+    blocks, _ = vector_blocks(build, vectors.passages, size)
+    found = open_index(build, setting, blocks)
+    queries = question_vectors(build, vectors)
+    reference = _reference(config, setting.k, size, blocks, queries, vectors, build)
+    reason = "training questions are not compared"
+    build.stats |= search_topk(found, queries, setting.k, build.folder, reference, reason)
+    build.stats["dims"] = queries.shape[1]
+
+
+def paths(
+    config: RunConfig,
+    setting: Setting,
+    split: str,
+    limit: int | None,
+    shard: Callable[[int], Step] | None,
+    build: Build,
+) -> None:
+    """What a second hop finds after each passage of the top-k."""
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.retrieval.paths import second_hop
+    from rag_exp.retrieval.results import SearchResult
+
+    assert setting.hop2 is not None
+    table = passage_table(build)
+    asked = QuestionTable.open(build.parent("questions").path, split, limit)
+    hop1 = SearchResult.load(build.parent("topk").path)
+    size = table.prefix_size(setting.size)
+    if shard is None:
+        found = setting.index.load(build.parent("index").path)
+        made, facts = second_hop(found, hop1, asked.questions, table, setting.hop2)
+    else:
+        blocks, _ = vector_blocks(build, shard, size)
+        found = open_index(build, setting, blocks)
+        is_exact = not setting.index.stores_vectors
+        compared = None if is_exact or split == "train" else blocks
+        with on_device(config, encoder_of(config, build, "question")) as question_encoder:
+            made, facts = second_hop(found, hop1, asked.questions, table, setting.hop2, question_encoder, compared)
+        facts |= {"dims": question_encoder.dims, **({"recall": 1.0} if is_exact else {})}
+    made.save(build.folder)
+    build.stats |= {"M": size, "k": hop1.k, "j": setting.hop2.j, **facts}
+
+
+def pairs(config: RunConfig, setting: Setting, split: str, limit: int | None, build: Build) -> None:
+    """The paths of an arm that does not search: the gold passages of both hops, or random pairs."""
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.evaluation.arms import oracle_pairs, random_pairs
+    from rag_exp.retrieval.paths import Paths
+
+    assert setting.hop2 is not None
+    asked = QuestionTable.open(build.parent("questions").path, split, limit)
+    size = passage_table(build).prefix_size(setting.size)
+    if setting.source == "oracle":
+        pairs_QM2 = oracle_pairs(asked.gold, asked.gold_of)
+    else:
+        pairs_QM2 = random_pairs(asked.ids, setting.hop2.paths, size, config.seed)
+    Paths.of_pairs(pairs_QM2).save(build.folder)
+    build.stats["M"] = size
+
+
+def _reference(
+    config: RunConfig,
+    k: int,
+    size: int,
+    blocks: list[np.ndarray],
+    queries: np.ndarray,
+    steps: VectorSteps,
+    build: Build,
+) -> Reference | None:
+    """Exact search over the first ``size`` passages, read from the history that all sizes and indexes share."""
+    from rag_exp.retrieval.history import History, exact_prefix
+    from rag_exp.retrieval.topk import Reference
+
+    if steps.exact is None:
+        return None
+    temperature = config.retriever.temperature
+    parts = [History.load(build.ensure(steps.exact(i)).path) for i in range(-(-size // SHARD_ROWS))]
+    return Reference(exact_prefix(parts, queries, blocks, size, k, temperature), blocks, temperature)
+
+
+def _joined(batch: list[tuple[str, str]]) -> list[str]:
+    from rag_exp.retrieval.encoders import passage_text
+
+    return [passage_text(title, text) for title, text in batch]

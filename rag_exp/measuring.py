@@ -1,0 +1,175 @@
+"""What a run measured: sizes, FLOPs, bytes, seconds and metrics, from what its steps noted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rag_exp.config import RunConfig
+from rag_exp.core.store import Store
+from rag_exp.steps import TRAINED, RunSteps
+
+UNKNOWN_SIZE = "the size of the generator, which is hosted elsewhere, is not known here"
+
+
+def arm(steps: RunSteps) -> str:
+    """What the reader is given: ``closed_book``, ``oracle``, ``random``, ``bm25`` or ``dense``."""
+    asked = steps.asked
+    if asked.source == "none":
+        return "closed_book"
+    if asked.source in ("oracle", "random"):
+        return asked.source
+    return "bm25" if asked.index.kind == "bm25" else "dense"
+
+
+def left_out(steps: RunSteps, store: Store) -> list[str]:
+    """What was not read as the recipe has it: a reader of the record should know."""
+    found = []
+    for role in ("reader_warmup", "checkpoint"):
+        made = store.info(steps.roles[role]) if role in steps.roles else None
+        if made is not None and made.stats["left_out"]:
+            found.append(f"{role}: {made.stats['left_out']} questions were left out, having no passage to read")
+    asked = store.info(steps.evaluation)
+    if asked is not None and asked.stats["closed_book"] and steps.asked.source != "none":
+        found.append(f"evaluation: {asked.stats['closed_book']} questions had no passage and were asked closed book")
+    return found + ([f"evaluation: {note}" for note in asked.stats["notes"]] if asked is not None else [])
+
+
+def keys(steps: RunSteps) -> dict[str, str]:
+    return {role: step.key for role, step in steps.roles.items()}
+
+
+def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]:
+    """Sizes, parameters, FLOPs, bytes, seconds and metrics, from what each step noted when it was built.
+
+    A step whose artifact is no longer in the store (a finished run never needs its parents) leaves nulls.
+    """
+    made = {role: a for role, step in steps.roles.items() if (a := store.info(step)) is not None}
+    stats = {role: a.stats for role, a in made.items()}
+    gone = sorted(set(steps.roles) - set(made))
+    evaluation, index, topk = stats["evaluation"], stats.get("index", {}), stats.get("topk", {})
+    nulls = dict(evaluation["nulls"])
+    metrics: dict[str, float | None] = dict(evaluation["metrics"])
+    searches = "index" in steps.roles
+
+    def total(key: str, *roles: str) -> float | None:
+        """The sum of ``key`` over those of ``roles`` that the run has; None where one of them is gone, or unknown."""
+        of_run = [r for r in roles if r in steps.roles]
+        values = [stats[r][key] for r in of_run if r not in gone]
+        return None if any(r in gone for r in of_run) or None in values else sum(values)
+
+    def known(name: str, value: Any, reason: str) -> Any:
+        """``value``, its absence explained."""
+        if value is None:
+            nulls[name] = f"no longer in the store: {', '.join(gone)}" if gone else reason
+        return value
+
+    def sized(name: str, value: Any) -> Any:
+        """``value``, which only a generator of unknown size lacks."""
+        if value is None:
+            nulls[name] = UNKNOWN_SIZE
+        return value
+
+    unsearched = f"arm {arm(steps)} searches no index"
+    warmup = stats["encoder"]["flops"] if "encoder" in stats else None if "encoder" in steps.roles else {}
+    flops: dict[str, float | None] = {
+        "reader_warmup": known("flops.reader_warmup", total("flops", "reader_warmup"), ""),
+        "marginal": known("flops.marginal", total("flops", "checkpoint"), UNKNOWN_SIZE),
+        "retriever_warmup": known("flops.retriever_warmup", None if warmup is None else sum(warmup.values()), ""),
+        # BM25 embeds nothing, which is no cost and no gap.
+        "embedding": known("flops.embedding", index.get("embedding_flops", 0.0) if index else None, unsearched),
+        "index_build": known(
+            "flops.index_build", index.get("build_flops"), index.get("build_flops_reason") or unsearched
+        ),
+        "search": known(
+            "flops.search",
+            _search_flops(topk, stats.get("paths") if searches else None),
+            "this index does not count its comparisons" if searches else unsearched,
+        ),
+        "reading": sized("flops.reading", evaluation["flops"]),
+    }
+    stages = [flops[name] for name in ("reader_warmup", "marginal", "retriever_warmup")]
+    training = None if None in stages else sum(s for s in stages if s is not None)
+    flops["training"] = known("flops.training", training, UNKNOWN_SIZE)
+    _add_search(metrics, nulls, topk, index, unsearched if not searches else None)
+    parameters = dict(evaluation["parameters"])
+    if index.get("parameters"):
+        parameters["encoder"] = index["parameters"]
+    trained = steps.train.source != "none" and config.training.steps > 0
+    train_side = stats.get("train_topk", stats.get("checkpoint", {}))
+    untrained = "no passages were retrieved in training"
+    sizes: dict[str, int | None] = {
+        "N": sized("N", evaluation["non_embedding"]),
+        "N_total": sized("N_total", sum(parameters["generator"].values()) or None),
+        "retriever_parameters": known(
+            "retriever_parameters", None if searches and not index else sum(parameters.get("encoder", {}).values()), ""
+        ),
+        "D": known("D", total("tokens", "reader_warmup", "checkpoint"), ""),
+        "D_target": known("D_target", total("target_tokens", "reader_warmup", "checkpoint"), ""),
+        "M": known("M", evaluation["M"], "a closed-book run reads no corpus"),
+        "M_train": known("M_train", train_side.get("M") if trained else None, untrained),
+        "K": steps.asked.k,
+        "J": known("J", steps.asked.hop2.j if steps.asked.hop2 and searches else None, "there is no second hop"),
+        "paths": known("paths", steps.asked.prompts if steps.asked.hop2 else None, "no paths are read"),
+        "K_train": known("K_train", steps.train.k if trained else None, untrained),
+        "questions": evaluation["questions"],
+    }
+    shards = {f"embeddings/{i}": shard for i, shard in enumerate(index.get("embeddings", []))}
+    # A stage that was killed and resumed knows its whole time; the artifact's is that of the last process.
+    seconds = {role: a.stats["seconds"] if role in TRAINED else a.seconds for role, a in made.items()}
+    return {
+        "artifacts": {**keys(steps), **{role: shard["key"] for role, shard in shards.items()}},
+        "sizes": sizes,
+        "parameters": parameters,
+        "flops": flops,
+        "bytes": {**{role: a.bytes for role, a in made.items()}, **{r: s["bytes"] for r, s in shards.items()}},
+        "seconds": {**seconds, **{role: shard["seconds"] for role, shard in shards.items()}},
+        "metrics": metrics,
+        "nulls": nulls,
+    }
+
+
+def _search_flops(topk: dict[str, Any], paths: dict[str, Any] | None) -> float | None:
+    """Operations of all comparisons; a second hop's with the encoding of its queries. None where an index is silent."""
+    found = 0.0
+    for hop in (topk, *([paths] if paths is not None else [])):
+        if not (hop.get("distances") and hop.get("dims")):
+            return None
+        found += 2.0 * hop["distances"] * hop["dims"] + hop.get("encode_flops", 0)
+    return found
+
+
+def _add_search(
+    metrics: dict[str, float | None],
+    nulls: dict[str, str],
+    topk: dict[str, Any],
+    index: dict[str, Any],
+    unsearched: str | None,
+) -> None:
+    """Add what is known of the search (what exact search would have found, speed, size), or why it is not.
+
+    Args:
+        unsearched: the reason, for a run that searches no index.
+    """
+    recall, latency = topk.get("recall") or {}, topk.get("latency_ms") or {}
+    uncompared = topk.get("recall_reason", "unknown")
+    counted = "this index does not count its comparisons"
+    distances = topk["distances"] / topk["queries"] if topk.get("distances") and topk.get("queries") else None
+    found = {
+        "index_recall@1": (recall.get("1"), uncompared),
+        "index_recall@k": (recall.get(str(topk.get("k"))), uncompared),
+        "prior_kl": (topk.get("prior_kl"), uncompared),
+        "prior_mass_missed": (topk.get("prior_mass_missed"), uncompared),
+        "distances_per_query": (distances, counted),
+        "queries_per_second": (topk.get("queries_per_second"), "no questions were searched"),
+        "latency_p50_ms": (latency.get("p50"), "no questions were searched"),
+        "latency_p95_ms": (latency.get("p95"), "no questions were searched"),
+        "search_threads": (topk.get("threads"), "unknown"),
+        "index_bytes_per_passage": (
+            index["bytes"] / index["M"] if index.get("bytes") and index.get("M") else None,
+            "unknown for this index",
+        ),
+    }
+    for name, (value, reason) in found.items():
+        metrics[name] = value
+        if value is None:
+            nulls[name] = reason if index else unsearched

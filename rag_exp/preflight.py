@@ -1,0 +1,90 @@
+"""The data of every run of a study, read and checked before the first one starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rag_exp.config import RunConfig
+from rag_exp.core.errors import ConfigError
+from rag_exp.core.store import Store
+from rag_exp.run import RunFolder, say
+from rag_exp.settings import setting_problems
+from rag_exp.steps import TRAINED, RunSteps
+
+
+def prepare(points: Sequence[tuple[RunConfig, RunSteps]]) -> None:
+    """Read and check the data of every run before the first one starts.
+
+    Builds passages and questions (malformed lines, duplicate ids and absent gold passages end here) and
+    holds the exact corpus sizes against k and the index. A hosted generator is asked whether it answers.
+
+    Raises:
+        ConfigError, DataError: what is wrong, before any long work.
+    """
+    problems: dict[str, None] = {}
+    stores: dict[Path, Store] = {}
+    asked: list[Any] = []  # generators, each once
+    for config, steps in points:
+        if not config.paths.reuse or RunFolder(config.paths.root, steps.run_id).record.is_file():
+            continue
+        store = stores.setdefault(config.paths.store, Store(config.paths.store, report=say))
+        for problem in _data_problems(config, steps, store):
+            problems.setdefault(problem)
+        if not store.has(steps.evaluation) and config.generator not in asked:
+            asked.append(config.generator)
+            problems |= dict.fromkeys(config.generator.unready())
+    if problems:
+        raise ConfigError(list(problems))
+
+
+def _data_problems(config: RunConfig, steps: RunSteps, store: Store) -> list[str]:
+    from rag_exp.data.passages import PassageTable
+    from rag_exp.data.questions import QuestionTable
+
+    found: list[str] = []
+    splits: dict[str, QuestionTable] = {}
+    roles = steps.roles
+    for setting, role, split in (
+        (steps.train, "", "train"),
+        (steps.asked, "evaluation_", config.evaluation.split),
+    ):
+        made = store.ensure(roles.get(f"{role}passages", roles["passages"]))
+        questions = store.ensure(roles.get(f"{role}questions", roles["questions"]))
+        if split == "train" and not any(r in roles for r in TRAINED):
+            continue
+        limit = config.training.questions if split == "train" else config.evaluation.questions
+        splits[split] = QuestionTable.open(questions.path, split, limit)  # an unknown split is an error that names them
+        if setting.source == "none":
+            continue
+        table = PassageTable.open(made.path)
+        size = table.prefix_size(setting.size)
+        found += setting_problems(config, setting, size, asked=bool(role))
+        golds = made.stats.get("gold_documents")
+        if setting.growth == "distractor" and golds and size < int(table.doc_ends[golds - 1]):
+            key = "evaluation.corpus_size" if role else "corpus.size"
+            found.append(
+                f"{key}: growth=distractor keeps the {int(table.doc_ends[golds - 1])} passages of the documents that "
+                f"hold gold passages of split {split}; {size} cannot hold them. Raise it."
+            )
+        if setting.source == "oracle" and not any(splits[split].gold):
+            found.append(f"source=oracle: no question of split {split} names a gold passage.")
+    return found + _room_problems(config, steps, store, splits)
+
+
+def _room_problems(config: RunConfig, steps: RunSteps, store: Store, splits: dict[str, Any]) -> list[str]:
+    """Prompts and answers that cannot fit the generator, where its vocabulary is the corpus' own."""
+    if config.generator.own_vocabulary:
+        return []
+    from rag_exp.data.tokenizer import TextTokenizer
+    from rag_exp.models.packing import Packer
+
+    tokenizer = TextTokenizer.load(store.ensure(steps.roles["tokenizer"]).path)
+    packer = Packer(tokenizer, config.prompt, config.generator.context_length(), config.generator.is_seq2seq())
+    found = []
+    for split, questions in splits.items():
+        k = steps.train.prompts if split == "train" else steps.asked.prompts
+        asked, answers = packer.tokens(questions.questions, "question"), packer.tokens(questions.targets, "answer")
+        found += packer.room_problems(asked, answers, config.objective.in_one_prompt(k))
+    return found
