@@ -17,9 +17,7 @@ from pydantic import Field
 
 from rag_exp.core.errors import DataError
 from rag_exp.core.options import SEARCH
-from rag_exp.retrieval.exact import rechunk
 from rag_exp.retrieval.faiss_index import (
-    ADD_ROWS,
     FaissIndex,
     faiss_seed,
     faiss_threads,
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
 _LEAST_POINTS = 16_384  # training points, where there are so many and quantizers have few centroids
 _DIMS_PER_CODE = 4
 _GRAPH = re.compile(r"HNSW|NSG|NNDescent")
+_CENTROID_GRAPH = re.compile(r"IVF(\{nlist\}|\d+)_HNSW\d*")
 _UNCOMPRESSED = re.compile(r"(IVF\d+(_HNSW\d+)?,)?Flat|(HNSW|NSG)\d+(,Flat)?")  # scores are true inner products
 
 
@@ -60,14 +59,24 @@ class FactoryOptions(IndexOptions):
     def derived(self, size: int) -> dict[str, Any]:
         return {"string": self._filled(size)}
 
+    @property
+    def splits_exactly(self) -> bool:
+        """Unless passages are linked to each other; a graph over the centroids alone is the same for every shard."""
+        return _GRAPH.search(_CENTROID_GRAPH.sub("", self.string)) is None
+
     def create(self, content: Sequence[np.ndarray], seed: int) -> FactoryIndex:
+        index = self.train(content, seed)
+        index.add(content, self._threads)
+        return index
+
+    def train(self, content: Sequence[np.ndarray], seed: int) -> FactoryIndex:
         import faiss
 
         size, dims = shape_of(content)
         string = self._filled(size, dims) if size else self.string
-        facts: dict[str, Any] = {"passages": size, "dims": dims, "string": string, "reproducible": True}
+        facts: dict[str, Any] = {"passages": 0, "dims": dims, "string": string, "reproducible": True}
         if not size:
-            return FactoryIndex(None, {**facts, "train_points": 0, "bytes": 0, "build_flops": 0}, self.search)
+            return FactoryIndex(None, {**facts, "train_points": 0}, self.search)
         if problems := self.problems(size):
             raise DataError(problems[0])
         try:
@@ -77,23 +86,22 @@ class FactoryOptions(IndexOptions):
                 f"index.string: faiss cannot make {string!r} over {dims} dimensions by inner product ({_reason(e)})."
             ) from e
         facts["train_points"] = 0
-        with faiss_threads(1) if _GRAPH.search(string) else nullcontext():
-            if not native.is_trained:
-                _seed(native, seed)
-                wanted = max(_LEAST_POINTS, MAX_POINTS_PER_LIST * self._centroids(size))
-                points = sample_vectors(content, wanted, seed)
-                facts["train_points"] = len(points)
+        if not native.is_trained:
+            _seed(native, seed)
+            wanted = max(_LEAST_POINTS, MAX_POINTS_PER_LIST * self._centroids(size))
+            points = sample_vectors(content, wanted, seed)
+            facts["train_points"] = len(points)
+            with faiss_threads(self._threads) if self._threads else nullcontext():
                 native.train(points)
-                del points  # as large as a share of the corpus: gone before the corpus itself is added
-            for block in rechunk(content, ADD_ROWS):
-                native.add(block)
-        facts["bytes"] = _bytes(native)
-        facts["build_flops"] = None
-        facts["build_flops_reason"] = "faiss does not count what training and adding by a factory string cost"
         return FactoryIndex(native, facts, self.search)
 
     def load(self, folder: Path) -> FactoryIndex:
         return FactoryIndex(*read_faiss(folder), self.search)
+
+    @property
+    def _threads(self) -> int | None:
+        """Threads that build: one for a graph, which several would link in another order each time."""
+        return 1 if _GRAPH.search(self.string) else None
 
     def _filled(self, size: int, dims: int | None = None) -> str:
         """The string with what follows from the corpus; what follows from unknown ``dims`` as it stands."""
@@ -125,6 +133,12 @@ class FactoryIndex(FaissIndex):
                 faiss.ParameterSpace().set_index_parameters(native, search)
             except RuntimeError as e:
                 raise DataError(f"index.search: {facts['string']} does not take {search!r} ({_reason(e)}).") from e
+
+    def _costs(self) -> dict[str, Any]:
+        if self.native is None:
+            return {"bytes": 0, "build_flops": 0}
+        reason = "faiss does not count what training and adding by a factory string cost"
+        return {"bytes": _bytes(self.native), "build_flops": None, "build_flops_reason": reason}
 
     def _count_from_zero(self) -> None:
         """Nothing is counted: each kind of index would count in another place, or does not."""

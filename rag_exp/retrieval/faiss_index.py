@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.core.rng import derive, numpy_rng
-from rag_exp.retrieval.exact import as_vectors
+from rag_exp.retrieval.exact import as_vectors, rechunk
 from rag_exp.retrieval.index import BuiltIndex, check_width
 from rag_exp.retrieval.results import SearchResult
 
@@ -33,6 +33,25 @@ class FaissIndex(BuiltIndex):
     def __init__(self, native: Any, facts: dict[str, Any]):
         self.native, self._facts = native, facts
         self.size, self.dims = facts["passages"], facts["dims"]
+
+    def add(self, content: Sequence[np.ndarray], threads: int | None = None) -> None:
+        """Add blocks of vectors [rows, D], ids running on from those there are.
+
+        Args:
+            threads: that add; None: as many as faiss uses.
+
+        Raises:
+            DataError: a vector holds NaN or infinity (its row is named).
+        """
+        with faiss_threads(threads) if threads else nullcontext():
+            for block in rechunk(content, ADD_ROWS):
+                self.native.add(block)
+                self.size += len(block)
+        self._facts |= {"passages": self.size, **self._costs()}
+
+    @abstractmethod
+    def _costs(self) -> dict[str, Any]:
+        """``bytes`` and ``build_flops`` (with a reason where they are unknown) of what was added until now."""
 
     def search(self, queries: np.ndarray, k: int) -> SearchResult:
         queries = as_vectors(queries, what="query")
@@ -75,7 +94,9 @@ def read_faiss(folder: Path) -> tuple[Any, dict[str, Any]]:
 
     try:
         facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        return (faiss.read_index(str(folder / "index.faiss")) if facts["passages"] else None), facts
+        file = folder / "index.faiss"
+        # One that was trained holds no passages yet; one over an empty corpus was not even made.
+        return (faiss.read_index(str(file)) if facts["passages"] or file.exists() else None), facts
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         raise DataError(f"{folder}: no readable index there ({e}).") from e
 

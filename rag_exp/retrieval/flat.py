@@ -27,6 +27,10 @@ class Flat(IndexOptions):
 
     kind: Literal["flat"] = "flat"
 
+    @property
+    def splits_exactly(self) -> bool:
+        return True
+
     def create(self, content: Sequence[np.ndarray], seed: int) -> FlatIndex:
         first = 0
         for block in content:

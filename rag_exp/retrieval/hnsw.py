@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from rag_exp.core.options import SEARCH
-from rag_exp.retrieval.exact import rechunk
-from rag_exp.retrieval.faiss_index import ADD_ROWS, FaissIndex, faiss_seed, faiss_threads, read_faiss, shape_of
+from rag_exp.retrieval.faiss_index import FaissIndex, faiss_seed, read_faiss, shape_of
 from rag_exp.retrieval.index import INDEXES, IndexOptions
 
 if TYPE_CHECKING:
@@ -36,20 +35,15 @@ class HNSW(IndexOptions):
         import faiss
 
         size, dims = shape_of(content)
-        facts: dict[str, Any] = {"passages": size, "dims": dims, "m": self.m, "reproducible": self.threads == 1}
+        facts: dict[str, Any] = {"passages": 0, "dims": dims, "m": self.m, "reproducible": self.threads == 1}
         if not size:
             return HNSWIndex(None, {**facts, "bytes": 0, "build_flops": 0}, self.ef_search)
         native = faiss.IndexHNSWFlat(dims, self.m, faiss.METRIC_INNER_PRODUCT)
         native.hnsw.efConstruction = self.ef_construction
         native.hnsw.rng = faiss.RandomGenerator(faiss_seed(seed, "hnsw"))
-        with faiss_threads(self.threads):
-            for block in rechunk(content, ADD_ROWS):
-                native.add(block)
-        links = native.hnsw.neighbors.size() * 4 + native.hnsw.offsets.size() * 8 + native.hnsw.levels.size() * 4
-        facts["bytes"] = size * dims * 4 + int(links)
-        facts["build_flops"] = None
-        facts["build_flops_reason"] = "faiss does not count comparisons while it builds a graph"
-        return HNSWIndex(native, facts, self.ef_search)
+        index = HNSWIndex(native, facts, self.ef_search)
+        index.add(content, self.threads)
+        return index
 
     def load(self, folder: Path) -> HNSWIndex:
         return HNSWIndex(*read_faiss(folder), self.ef_search)
@@ -62,6 +56,15 @@ class HNSWIndex(FaissIndex):
         super().__init__(native, facts)
         if native is not None:
             native.hnsw.efSearch = ef_search
+
+    def _costs(self) -> dict[str, Any]:
+        graph = self.native.hnsw
+        links = graph.neighbors.size() * 4 + graph.offsets.size() * 8 + graph.levels.size() * 4
+        return {
+            "bytes": self.size * self.dims * 4 + int(links),
+            "build_flops": None,
+            "build_flops_reason": "faiss does not count comparisons while it builds a graph",
+        }
 
     def _count_from_zero(self) -> None:
         import faiss

@@ -42,6 +42,21 @@ class IndexOptions(Options):
         """Build and search parameters that follow from ``size``, by name."""
         return {}
 
+    @property
+    def splits_exactly(self) -> bool:
+        """Whether parts of a corpus, each in an index of its own, find together what one index over all finds."""
+        return False
+
+    def train(self, content: Sequence[np.ndarray], seed: int) -> BuiltIndex:
+        """Learn from all of ``content`` what :meth:`create` learns, and hold no passage: what shards are filled from.
+
+        Only of kinds that store vectors and split exactly.
+
+        Raises:
+            DataError: as :meth:`create`.
+        """
+        raise NotImplementedError
+
     def create(self, content: Sequence[np.ndarray] | Iterable[str], seed: int) -> BuiltIndex:
         """Build over blocks of vectors [rows, D] (or over texts), ids running on from 0, in bounded memory.
 
@@ -78,6 +93,10 @@ class BuiltIndex(ABC):
     @abstractmethod
     def search(self, queries: np.ndarray | Sequence[str], k: int) -> SearchResult:
         """The best ``k`` passages of each query: vectors [Q, D] of any float dtype, or Q strings."""
+
+    def add(self, content: Sequence[np.ndarray]) -> None:
+        """Add blocks of vectors [rows, D] to what :meth:`IndexOptions.train` made, ids running on."""
+        raise NotImplementedError
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from rag_exp.core.options import SEARCH
-from rag_exp.retrieval.exact import rechunk
-from rag_exp.retrieval.faiss_index import ADD_ROWS, FaissIndex, faiss_seed, read_faiss, sample_vectors, shape_of
+from rag_exp.retrieval.faiss_index import FaissIndex, faiss_seed, read_faiss, sample_vectors, shape_of
 from rag_exp.retrieval.index import INDEXES, IndexOptions
 
 if TYPE_CHECKING:
@@ -58,25 +57,30 @@ class IVF(IndexOptions):
         nlist = auto_nlist(size) if self.nlist == "auto" else self.nlist
         return {"nlist": nlist, "nprobe": min(self.nprobe, nlist)}
 
+    @property
+    def splits_exactly(self) -> bool:
+        return True
+
     def create(self, content: Sequence[np.ndarray], seed: int) -> IVFIndex:
+        index = self.train(content, seed)
+        index.add(content)
+        return index
+
+    def train(self, content: Sequence[np.ndarray], seed: int) -> IVFIndex:
         import faiss
 
         size, dims = shape_of(content)
         nlist = self.derived(size)["nlist"]
-        facts: dict[str, Any] = {"passages": size, "dims": dims, "nlist": nlist, "reproducible": True}
+        facts: dict[str, Any] = {"passages": 0, "dims": dims, "nlist": nlist, "reproducible": True}
         if not size:
-            return IVFIndex(None, {**facts, "train_points": 0, "bytes": 0, "build_flops": 0}, self.nprobe)
+            return IVFIndex(None, {**facts, "train_points": 0, "train_flops": 0}, self.nprobe)
         native = faiss.IndexIVFFlat(faiss.IndexFlatIP(dims), dims, nlist, faiss.METRIC_INNER_PRODUCT)
         native.cp.seed = faiss_seed(seed, "ivf")
         native.cp.min_points_per_centroid = 1  # too few points are refused by problems(), not warned of on stderr
         points = sample_vectors(content, nlist * MAX_POINTS_PER_LIST, seed)
         facts["train_points"] = len(points)
         native.train(points)
-        del points  # as large as a share of the corpus: gone before the corpus itself is added
-        for block in rechunk(content, ADD_ROWS):
-            native.add(block)
-        facts["bytes"] = size * (dims * 4 + 8) + nlist * dims * 4
-        facts["build_flops"] = 2 * dims * nlist * (native.cp.niter * facts["train_points"] + size)
+        facts["train_flops"] = 2 * dims * nlist * native.cp.niter * len(points)
         return IVFIndex(native, facts, self.nprobe)
 
     def load(self, folder: Path) -> IVFIndex:
@@ -90,6 +94,15 @@ class IVFIndex(FaissIndex):
         super().__init__(native, facts)
         if native is not None:
             native.nprobe = min(nprobe, facts["nlist"])
+
+    def _costs(self) -> dict[str, Any]:
+        if self.native is None:
+            return {"bytes": 0, "build_flops": 0}
+        nlist = self._facts["nlist"]
+        return {
+            "bytes": self.size * (self.dims * 4 + 8) + nlist * self.dims * 4,
+            "build_flops": self._facts["train_flops"] + 2 * self.dims * nlist * self.size,
+        }
 
     def _count_from_zero(self) -> None:
         import faiss
