@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rag_exp.analysis.study_fits import StudyFits, basis_of, fit_table, summary
+from rag_exp.analysis.study_fits import StudyFits, basis_of, details, fit_table, summary
 from rag_exp.analysis.tables import load_study
 from rag_exp.core.errors import ConfigError, DataError
 from rag_exp.core.fingerprint import digest
@@ -44,7 +44,8 @@ def fit_study(plan: Plan, records: Sequence[RunRecord]) -> Iterator[str]:
     table = load_study(plan.folder)
     known = _saved(plan, table, options)
     if known is not None:
-        yield from (summary(f) for f in known.fits)
+        for f in known.fits:
+            yield from (summary(f), *details(f, known.metric))
         yield from (f"note: {n}" for n in known.notes)
         yield f"{len(known.fits)} fit cards, as they were (the same runs and options): {plan.folder / 'fits'}"
         return

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rag_exp.analysis.ahead import ahead_sentences, loss_sentence
 from rag_exp.core.atomic import write_text
 from rag_exp.core.errors import DataError, LawError
 from rag_exp.core.fingerprint import digest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit
 
 FOLDER = "fits"
+FITS_VERSION = 2  # of what a fit card holds; cards of another version are made anew
 MIN_LEVELS = 3
 MIN_CLUSTERS = 4
 SETTINGS = ("index", "growth", "K", "K_train")
@@ -181,7 +183,7 @@ def basis_of(table: pd.DataFrame, options: LawOptions) -> str:
     metric = options.metric or table.attrs["metric"]
     done = table[table["status"] == "finished"]
     values = [[r, None if v is None or v != v else float(v)] for r, v in zip(done["run_id"], done[metric], strict=True)]
-    return digest({"options": options.identity(), "rows": sorted(values)})
+    return digest({"options": options.identity(), "rows": sorted(values), "version": FITS_VERSION})
 
 
 def conditions_of(rows: pd.DataFrame) -> list[str]:
@@ -240,7 +242,8 @@ class _Fitter:
                     self.one((axis,), {**where, other: int(level)}, rows, forms)
 
     def one(self, axes: tuple[str, ...], where: dict[str, Any], rows: pd.DataFrame, forms: Sequence[str]) -> None:
-        from rag_exp.laws.choice import choose, compare
+        from rag_exp.laws.choice import acceptable, compare
+        from rag_exp.laws.sensitivity import across_losses
 
         data = {k: rows[k].to_numpy(dtype=float) for k in ("N", "M")} | {
             "loss": rows[self.metric].to_numpy(dtype=float)
@@ -260,11 +263,15 @@ class _Fitter:
                     f"{_levels(axes, rows)}: without the largest, too few are left to choose among {len(forms)} forms. "
                     "Add a level, or name a single form."
                 )
-            found.law = self.law(choose(table), axes, data, rows)
+            chosen, *others = acceptable(table, self.options.acceptable)
+            found.law = self.law(chosen, axes, data, rows)
+            found.law.alternatives = [self.law(form, axes, data, rows) for form in others]
+            found.law.across_losses = across_losses(found.law)
         except LawError as e:
             found.reason = str(e)
         self.fits.append(found)
-        self.report(summary(found))
+        for line in (summary(found), *details(found, self.metric)):
+            self.report(line)
 
     def law(self, form: str, axes: tuple[str, ...], data: dict[str, Any], rows: pd.DataFrame) -> LawFit:
         """The law with intervals; without them, and saying so, where the replicates could not all be fitted."""
@@ -316,7 +323,17 @@ def summary(found: StudyFit) -> str:
     chosen = next((r for r in found.comparison if r["form"] == law.form.label), None)
     if chosen and chosen["heldout"] is not None:
         line += f"; held-out error {chosen['heldout']:.2%}"
-    return line
+    across = loss_sentence(law)
+    return f"{line}. {across}" if across else line
+
+
+def details(found: StudyFit, metric: str) -> list[str]:
+    """Lines under the summary of a law in several axes: which forms are as acceptable, and what it says ahead."""
+    law = found.law
+    if law is None or len(found.axes) < 2:
+        return []
+    lines = [f"acceptable too: {other.form.equation}" for other in law.alternatives]
+    return [f"  {line}" for line in [*lines, *ahead_sentences(law, metric)]]
 
 
 def described(where: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rag_exp.analysis.ahead import ahead_sentences, loss_sentence
 from rag_exp.analysis.effects import Effect, Exchange, effect, exchange
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, described
 from rag_exp.analysis.tables import finished, missing_runs
@@ -33,7 +34,7 @@ def paragraphs(table: pd.DataFrame, fits: StudyFits) -> list[str]:
     joint = fits.joint()
     if joint is not None and joint.law is not None:
         found.append(" ".join(_worth(joint.law, fits.metric, joint.where)))
-        found.append(" ".join(_trust(joint)))
+        found.append(" ".join(_trust(joint, fits.metric)))
     else:
         found.append(" ".join(_without_law(table, fits)))
     found.append(" ".join(_beside(table, fits.metric)))
@@ -178,15 +179,22 @@ def _worth(law: LawFit, metric: str, where: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _trust(fit: StudyFit) -> Iterator[str]:
+def _trust(fit: StudyFit, metric: str) -> Iterator[str]:
     law = fit.law
     assert law is not None
     yield from trust_sentences(fit)
     ends = " and ".join(f"{law.ranges[a][1]:,.0f} {UNITS.get(a, a)}" for a in law.form.variables)
+    forms = _counted(1 + len(law.alternatives), "form")
+    spans = f"spans the {forms.lower()} that held-out runs do not tell apart, and no other" * bool(law.alternatives)
     yield (
-        f"It was not tested beyond {ends}: a prediction there is an extrapolation, whose interval does not cover a "
-        "form that is wrong."
+        f"It was not tested beyond {ends}: a prediction there is an extrapolation, whose interval "
+        + (spans or "does not cover a form that is wrong")
+        + "."
     )
+    yield from ahead_sentences(law, metric)
+    across = loss_sentence(law)
+    if across:
+        yield across
     for warning in law.warnings:
         yield f"Note that {warning}."
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit, Prediction
-    from rag_exp.laws.choice import choose, compare
+    from rag_exp.laws.choice import acceptable, choose, compare
     from rag_exp.laws.fitting import fit
     from rag_exp.laws.forms import FORMS, Form, form_by_name
     from rag_exp.laws.isoflops import isoflop
     from rag_exp.laws.likelihood import profile
     from rag_exp.laws.options import LAWS, LawOptions
+    from rag_exp.laws.sensitivity import across_losses
     from rag_exp.laws.simulation import simulate
     from rag_exp.laws.uncertainty import question_bootstrap
     from rag_exp.laws.unique import unique_parameters
@@ -34,6 +35,8 @@ _HOME = {
     "LawFit": "card",
     "LawOptions": "options",
     "Prediction": "card",
+    "acceptable": "choice",
+    "across_losses": "sensitivity",
     "choose": "choice",
     "compare": "choice",
     "fit": "fitting",
@@ -52,6 +55,8 @@ __all__ = [
     "LawFit",
     "LawOptions",
     "Prediction",
+    "acceptable",
+    "across_losses",
     "choose",
     "compare",
     "fit",

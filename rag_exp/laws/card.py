@@ -34,13 +34,18 @@ def card_text(value: dict[str, Any]) -> str:
 class Prediction(NamedTuple):
     """Predicted losses with a pointwise interval of the curve (not of a new run, which adds its own noise).
 
-    ``beyond_n`` is each point's distance from the data: decades outside the range of the axis that is farthest out.
+    Attributes:
+        low_n, high_n: the interval; it spans the intervals of all acceptable forms (``LawFit.alternatives``).
+        beyond_n: decades outside the data's range, on the axis that is farthest out (:meth:`LawFit.distance` has all).
+        forms_low_n, forms_high_n: the least and the largest value that an acceptable form predicts.
     """
 
     value_n: np.ndarray
     low_n: np.ndarray
     high_n: np.ndarray
     beyond_n: np.ndarray
+    forms_low_n: np.ndarray
+    forms_high_n: np.ndarray
 
 
 @dataclass
@@ -60,6 +65,10 @@ class LawFit:
         warnings: what a reader must know.
         rows: axes and losses used (``axes``, ``y``, ``weights``, ``positions``) and ``left_out`` with reasons.
         unidentified: parameters that the data say nothing about.
+        across_losses: what the shapes are under each loss (see :func:`rag_exp.laws.across_losses`); empty where that
+            was not asked.
+        alternatives: fits of other forms to the same rows that hold-outs do not tell from this one (see
+            :func:`rag_exp.laws.acceptable`). Intervals of predictions span theirs.
     """
 
     form: Form
@@ -79,6 +88,8 @@ class LawFit:
     unidentified: list[str] = field(default_factory=list)
     definitions: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    across_losses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    alternatives: list[LawFit] = field(default_factory=list)
 
     @property
     def draws(self) -> pd.DataFrame:
@@ -104,7 +115,8 @@ class LawFit:
             interval: level of a pointwise interval over the replicates (0.95, say), or None for values alone.
 
         Returns:
-            values [n], or a :class:`Prediction`.
+            values [n], or a :class:`Prediction`, whose interval spans those of all acceptable forms: away from the
+            data the choice of the form is worth more than the noise.
 
         Raises:
             LawError: an axis is absent or not positive, or an interval is asked for and there are no replicates.
@@ -112,9 +124,17 @@ class LawFit:
         value = self.values(data, np.array([[self.params[p] for p in self.form.parameters]]))[0]
         if interval is None:
             return value
-        tail = 50 * (1 - interval)
-        low, high = np.percentile(self.predict_draws(data), [tail, 100 - tail], axis=0)
-        return Prediction(value, low, high, self.beyond(data))
+        self._draws()  # without replicates of its own a law has no interval
+        low, middle, high = np.stack([law._band(data, interval) for law in (self, *self.alternatives)], axis=1)
+        return Prediction(value, low.min(0), high.max(0), self.beyond(data), middle.min(0), middle.max(0))
+
+    def _band(self, data: Any, level: float) -> np.ndarray:
+        """Lower end, value and upper end by this form alone, all the value without replicates: [3, n]."""
+        value = self.predict(data)
+        if self.draws_Rp is None:
+            return np.stack([value] * 3)  # type: ignore[list-item]
+        low, high = np.percentile(self.predict_draws(data), [50 * (1 - level), 50 * (1 + level)], axis=0)
+        return np.stack([low, value, high])  # type: ignore[list-item]
 
     def predict_draws(self, data: Any) -> np.ndarray:
         """Predictions of every replicate at ``data``: [R, n]."""
@@ -122,11 +142,19 @@ class LawFit:
 
     def beyond(self, data: Any) -> np.ndarray:
         """Decades that each point lies outside the data's range, on the axis where that is most; 0 within: [n]."""
-        out = []
+        return np.max([np.abs(d) for d in self.distance(data).values()], axis=0)
+
+    def distance(self, data: Any) -> dict[str, np.ndarray]:
+        """Decades from the data per axis: positive beyond its largest value, negative below its smallest, 0 between.
+
+        Returns:
+            axis to [n].
+        """
+        out = {}
         for axis, log_n in self._logs(data).items():
             low, high = (math.log(v) for v in self.ranges[axis])
-            out.append(np.maximum(np.maximum(low - log_n, log_n - high), 0.0) / math.log(10))
-        return np.round(np.max(out, axis=0), 12)
+            out[axis] = np.round((np.maximum(log_n - high, 0.0) + np.minimum(log_n - low, 0.0)) / math.log(10), 12)
+        return out
 
     def residuals(self) -> np.ndarray:
         """log(prediction / loss) of the rows used (prediction - loss for ``ls_raw``): [n]."""
@@ -158,8 +186,10 @@ class LawFit:
             "ranges": {k: list(v) for k, v in self.ranges.items()},
             "resampling": self.resampling,
             "versions": self.versions,
+            "across_losses": self.across_losses,
             "rows": self.rows,
             "draws": None if draws is None else {p: draws[:, i].tolist() for i, p in enumerate(self.form.parameters)},
+            "alternatives": [law.to_dict() for law in self.alternatives],
         }
 
     def to_json(self) -> str:
@@ -206,6 +236,8 @@ class LawFit:
             unidentified=list(card["unidentified"]),
             definitions=dict(card["definitions"]),
             versions=dict(card["versions"]),
+            across_losses=dict(card.get("across_losses", {})),
+            alternatives=[cls.from_dict(c) for c in card.get("alternatives", [])],
         )
 
     def _draws(self) -> np.ndarray:

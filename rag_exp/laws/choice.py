@@ -1,7 +1,7 @@
 """Choosing among forms by what they say about levels that they were not shown.
 
 The largest level of an axis is held out, each form is fitted to the rest, and its error there is measured;
-AICc stands beside it. In-sample error never decides. Folds are ordered, never random: a law is for what lies ahead.
+AICc stands beside it. In-sample error never decides (see :mod:`rag_exp.laws.holdout`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ import numpy as np
 from rag_exp.core.errors import LawError
 from rag_exp.laws.fitting import fit
 from rag_exp.laws.forms import AXES, Form, form_by_name
+from rag_exp.laws.holdout import folds, nearest_error
 from rag_exp.laws.rows import read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ACCEPTABLE = 2.0
+"""Held-out errors within this factor are alike: of five to ten held-out rows each, two equally good forms differ by a
+factor of 1.7 to 2.2 in one of twenty studies (the square root of F's 95% point), where their errors are independent."""
+AICC_GAP = 2.0
+"""Burnham & Anderson 2002, section 2.6: models this close have substantial support too."""
 
 
 def compare(
@@ -32,11 +39,12 @@ def compare(
     missing: str = "error",
     bootstrap: int = 0,
 ) -> pd.DataFrame:
-    """Fit every form without the largest level of an axis, and measure it there.
+    """Fit every form without the held-out rows (the largest level of an axis), and measure it there.
 
     Args:
         forms: names or forms.
-        holdout: ``"largest_N"`` (or D, M, K), ``"largest_compute"`` (largest N * D, one fifth of the rows), or several.
+        holdout: ``"largest_N"`` (or D, M, K), ``"largest_params"`` (N), ``"largest_compute"`` (largest N * D, one fifth
+            of the rows), ``"leave_one_level_out_N"`` (each level in turn, their errors together), or several.
         bootstrap: replicates of every fit without its held-out rows (0: none).
 
     Returns:
@@ -60,7 +68,7 @@ def compare(
     columns = {v: data[v] for v in [*axes, y]}
     n = len(list(columns[y]))
     w = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
-    masks = {h: _held_out(h, columns, y, missing) for h in holdouts}
+    masks = {h: folds(h, columns, y) for h in holdouts}
     rows = []
     for form in candidates:
         row: dict[str, Any] = {"form": form.label, "equation": form.equation, "parameters": len(form.parameters)}
@@ -72,32 +80,36 @@ def compare(
         except LawError as e:
             reasons.append(str(e))
         errors = []
-        for name, mask in masks.items():
-            row |= {f"{name}.rmse": None, f"{name}.bias": None, f"{name}.rows": int(mask.sum())}
+        for name, held in masks.items():
+            row |= {f"{name}.rmse": None, f"{name}.bias": None, f"{name}.rows": int(sum(m.sum() for m in held))}
             row |= {f"{name}.spread": None} if bootstrap else {}
             try:
-                part = fit(form, _take(columns, ~mask), y=y, loss=loss, delta=delta, weights=w[~mask], missing=missing)  # type: ignore[arg-type]
-                error = _log_error(part, _take(columns, mask), y)
+                parts = [
+                    fit(form, _take(columns, ~m), y=y, loss=loss, delta=delta, weights=w[~m], missing=missing)  # type: ignore[arg-type]
+                    for m in held
+                ]
+                error = np.concatenate([_log_error(p, _take(columns, m), y) for p, m in zip(parts, held, strict=True)])
             except LawError as e:
                 reasons.append(f"without {name.replace('_', ' ')}: {e}")
                 continue
             if bootstrap:
                 try:
-                    row[f"{name}.spread"] = _spread(part, _take(columns, mask), bootstrap)
+                    spreads = [_variances(p, _take(columns, m), bootstrap) for p, m in zip(parts, held, strict=True)]
+                    row[f"{name}.spread"] = float(np.sqrt(np.concatenate(spreads).mean()))
                 except LawError as e:
                     reasons.append(f"without {name.replace('_', ' ')}, replicates: {e}")
             row[f"{name}.rmse"], row[f"{name}.bias"] = float(np.sqrt((error**2).mean())), float(error.mean())
             errors.append(row[f"{name}.rmse"])
         row["heldout"] = float(np.sqrt(np.mean(np.square(errors)))) if len(errors) == len(masks) else None
         if bootstrap:
-            spreads = [row[f"{name}.spread"] for name in masks]
-            known = all(s is not None for s in spreads)
-            row["spread"] = float(np.sqrt(np.mean(np.square(spreads)))) if known else None
+            all_spreads = [row[f"{name}.spread"] for name in masks]
+            known = all(s is not None for s in all_spreads)
+            row["spread"] = float(np.sqrt(np.mean(np.square(all_spreads)))) if known else None
         row["reason"] = " ".join(dict.fromkeys(reasons)) or None
         rows.append(row)
     rows.sort(key=lambda r: (r["heldout"] is None, r["heldout"] or 0.0))
     table = pd.DataFrame(rows).astype(object).where(lambda t: t.notna(), None)
-    table.attrs["nearest"] = {h: _nearest(columns, m, y, axes, h) for h, m in masks.items()}
+    table.attrs["nearest"] = {h: nearest_error(columns, m, y, axes, h) for h, m in masks.items()}
     return table
 
 
@@ -116,6 +128,29 @@ def choose(table: pd.DataFrame) -> str:
     raise LawError(f"None of the forms could be fitted. {reasons}")
 
 
+def acceptable(table: pd.DataFrame, factor: float = ACCEPTABLE) -> list[str]:
+    """The forms whose held-out error is at most ``factor`` times that of the chosen one, which comes first.
+
+    Where no form could be held out, those within ``AICC_GAP`` of the smallest AICc.
+
+    Raises:
+        LawError: no form could be fitted.
+    """
+    first = choose(table)
+    by_form = table.set_index("form")
+    near = []
+    for form, row in by_form.iterrows():
+        if row["rmse"] is None or form == first:
+            continue
+        if by_form.loc[first, "heldout"] is not None:
+            close = row["heldout"] is not None and row["heldout"] <= factor * by_form.loc[first, "heldout"]
+        else:
+            known = row["aicc"] is not None and by_form.loc[first, "aicc"] is not None
+            close = known and row["aicc"] <= by_form.loc[first, "aicc"] + AICC_GAP
+        near += [str(form)] * close
+    return [first, *near]
+
+
 def _axes(data: Any, forms: list[Form]) -> list[str]:
     names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
     wanted = dict.fromkeys(v for f in forms for v in f.variables)
@@ -124,26 +159,6 @@ def _axes(data: Any, forms: list[Form]) -> list[str]:
 
 def _take(columns: Mapping[str, Any], mask: np.ndarray) -> dict[str, list[Any]]:
     return {k: [v for v, keep in zip(values, mask, strict=True) if keep] for k, values in columns.items()}
-
-
-def _floats(values: Any) -> np.ndarray:
-    return np.array([np.nan if v is None else float(v) for v in values])
-
-
-def _held_out(holdout: str, columns: Mapping[str, Any], y: str, missing: str) -> np.ndarray:
-    kind, _, axis = holdout.partition("_")
-    needed = ["N", "D"] if axis == "compute" else [axis]
-    if kind != "largest" or any(a not in columns for a in needed):
-        known = [f"largest_{a}" for a in columns if a != y] + ["largest_compute"] * ({"N", "D"} <= set(columns))
-        raise LawError(f"holdout={holdout!r} is not known here. Known: {', '.join(known)}.")
-    if axis == "compute":
-        compute = _floats(columns["N"]) * _floats(columns["D"])
-        order = np.argsort(compute, kind="stable")
-        mask = np.zeros(len(compute), dtype=bool)
-        mask[order[-max(1, len(order) // 5) :]] = True
-        return mask
-    values = _floats(columns[axis])
-    return values == np.nanmax(values) if np.isfinite(values).any() else np.zeros(len(values), dtype=bool)
 
 
 def _in_sample(law: Any) -> dict[str, Any]:
@@ -166,28 +181,12 @@ def _log_error(law: Any, held: Mapping[str, Any], y: str) -> np.ndarray:
     return np.log(value / rows.y_n)
 
 
-def _spread(part: Any, held: Mapping[str, Any], bootstrap: int) -> float:
-    """Root mean variance of the log losses predicted for held-out rows, over replicates of the kept ones."""
+def _variances(part: Any, held: Mapping[str, Any], bootstrap: int) -> np.ndarray:
+    """Variance of the log loss predicted for each held-out row, over replicates of the kept ones: [held]."""
     data = {**part.rows["axes"], part.y: part.rows["y"]}
     options = {"loss": part.loss, "weights": part.rows["weights"], "bootstrap": bootstrap}
     law = fit(part.form, data, y=part.y, delta=part.delta or 1e-3, **options)
     values = law.predict_draws({v: held[v] for v in law.form.variables})
     if not (values > 0).all():
         raise LawError(f"{law.form.label} falls below zero at the held-out level in some replicates.")
-    return float(np.sqrt(np.log(values).var(0).mean()))
-
-
-def _nearest(columns: Mapping[str, Any], mask: np.ndarray, y: str, axes: list[str], holdout: str) -> float | None:
-    """RMSE of log losses when each held-out row repeats the kept row nearest in log distance."""
-    logs = np.log(np.stack([_floats(columns[a]) for a in axes]))
-    losses = _floats(columns[y])
-    usable = np.isfinite(logs).all(0) & (losses > 0)
-    kept, held = np.flatnonzero(usable & ~mask), np.flatnonzero(usable & mask)
-    if not len(kept) or not len(held):
-        return None
-    # The held-out axis is passed over for free: what repeats is the same row at the nearest kept level.
-    axis = holdout.partition("_")[2]
-    scale = np.array([1e-3 if a == axis else 1.0 for a in axes])[:, None, None]
-    distance = (np.abs(logs[:, held, None] - logs[:, None, kept]) * scale).sum(0)
-    error = np.log(losses[kept[distance.argmin(1)]] / losses[held])
-    return float(np.sqrt((error**2).mean()))
+    return np.log(values).var(0)

@@ -38,6 +38,12 @@ class LawOptions(Options):
         description="what a replicate resamples; auto: questions and the runs' residuals where the answers' losses are "
         "at hand, else the runs' residuals (clustered by checkpoint)",
     )
+    acceptable: float = Field(
+        2.0,
+        ge=1,
+        description="forms whose held-out error is within this factor of the best are acceptable too: intervals of "
+        "predictions span them (see rag_exp.laws.choice); 1: the chosen form alone",
+    )
     level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
     seed: int = 0
 

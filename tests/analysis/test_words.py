@@ -83,6 +83,8 @@ def test_the_reading_holds_its_numbers_and_its_hedges(quick):
     assert "repeating the nearest level would by" in text
     assert "not tested beyond 1,966,080 parameters and 32,380 passages" in text
     assert "cannot hold far beyond the data" in text
+    assert "At 19.7M parameters and 32.4k passages (1 decade beyond the largest N): " in text
+    assert "Across 4 losses of the residuals alpha goes from 0." in text
     assert "one seed" in text
     assert "of what the gold passage brings" in text
     assert "The ivf index in place of exact search changes the loss by +" in text

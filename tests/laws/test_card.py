@@ -81,3 +81,26 @@ def test_residuals_are_those_of_the_objective(law):
     r = np.abs(law.residuals())
     huber = np.where(r <= 0.02, r**2 / 2, 0.02 * (r - 0.01)).sum()
     assert huber == pytest.approx(law.objective, rel=1e-9)
+
+
+def test_the_distance_from_the_data_is_told_per_axis(law):
+    found = law.distance({"N": [2e4, 1e6, 4e7], "M": [32_000.0, 100.0, 3.2e6]})
+    np.testing.assert_allclose(found["N"], [-1, 0, 1], atol=1e-9)
+    np.testing.assert_allclose(found["M"], [0, -1, 2], atol=1e-9)
+
+
+def test_an_interval_spans_the_acceptable_forms_on_the_card_too(law):
+    from dataclasses import replace
+
+    other = fit("joint", {"N": N, "M": M, "loss": LOSS}, bootstrap=100, bootstrap_kind="wild", delta=0.02)
+    both = replace(law, alternatives=[other])
+    points = {"N": [1e6, 4e7], "M": [32_000.0, 320_000.0]}
+    one, two, spanned = (x.predict(points, interval=0.9) for x in (law, other, both))
+    np.testing.assert_array_equal(spanned.value_n, one.value_n)
+    np.testing.assert_array_equal(spanned.low_n, np.minimum(one.low_n, two.low_n))
+    np.testing.assert_array_equal(spanned.high_n, np.maximum(one.high_n, two.high_n))
+    np.testing.assert_array_equal(spanned.forms_high_n, np.maximum(one.value_n, two.value_n))
+    again = LawFit.from_json(both.to_json())
+    np.testing.assert_array_equal(again.predict(points, interval=0.9), spanned)
+    bare = replace(law, alternatives=[fit("joint", {"N": N, "M": M, "loss": LOSS}, delta=0.02)])
+    assert (bare.predict(points, interval=0.9).low_n <= np.minimum(one.low_n, two.value_n)).all()

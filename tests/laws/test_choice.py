@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rag_exp.core.errors import LawError
-from rag_exp.laws import choose, compare
+from rag_exp.laws import acceptable, choose, compare
 
 JOINT = ["joint", "joint_gain", "joint_log_gain", "joint_rising"]
 N, M = np.repeat(np.geomspace(2e5, 4e6, 5), 6), np.tile(np.geomspace(500, 32_000, 6), 5)
@@ -100,3 +100,27 @@ def test_replicates_say_how_far_the_prediction_of_held_out_rows_is_known():
     draws = np.log(law.predict_draws({"N": N[~keep], "M": M[~keep]}))
     assert table["largest_N.spread"].iloc[0] == pytest.approx(np.sqrt(draws.var(0).mean()), rel=1e-9)
     assert table["spread"].iloc[0] == table["largest_N.spread"].iloc[0]
+
+
+def test_acceptable_are_the_forms_within_a_factor_of_the_best_held_out_error():
+    loss = TRUE["joint"] * np.exp(np.random.default_rng(1).normal(0, 0.002, 30))
+    table = compare(JOINT, {"N": N, "M": M, "loss": loss}, ["largest_N", "largest_M"], delta=0.02)
+    errors = dict(zip(table["form"], table["heldout"], strict=True))
+    best = min(errors.values())
+    for factor in (1.0, 2.0, 20.0, 1e9):
+        found = acceptable(table, factor)
+        assert found[0] == choose(table)
+        assert set(found) == {f for f, e in errors.items() if e <= factor * best}
+    assert acceptable(table, 1.0) == ["joint"]
+    assert len(acceptable(table, 1e9)) == 4
+
+
+def test_without_held_out_errors_aicc_says_which_forms_are_acceptable():
+    few = np.isin(M, np.unique(M)[:3])
+    loss = TRUE["joint"] * np.exp(np.random.default_rng(1).normal(0, 0.002, 30))
+    table = compare(["joint", "joint_gain", "joint_rising"], {"N": N[few], "M": M[few], "loss": loss[few]}, "largest_M")
+    assert all(e is None for e in table["heldout"])
+    aicc = dict(zip(table["form"], table["aicc"], strict=True))
+    found = acceptable(table)
+    assert set(found) == {f for f, a in aicc.items() if a <= min(aicc.values()) + 2}
+    assert len(found) < 3
