@@ -8,6 +8,7 @@ from rag_exp.config import RunConfig
 from rag_exp.core.store import Store
 from rag_exp.steps import TRAINED, RunSteps
 
+LEARNED_TEMPERATURE = "the temperature was learned; exact search knows the whole corpus at retriever.temperature alone"
 UNKNOWN_SIZE = "the size of the generator, which is hosted elsewhere, is not known here"
 
 
@@ -91,6 +92,9 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     training = None if None in stages else sum(s for s in stages if s is not None)
     flops["training"] = known("flops.training", training, UNKNOWN_SIZE)
     _add_search(metrics, nulls, topk, index, unsearched if not searches else None)
+    # What is fixed was not always noted, and is known.
+    prior = evaluation.get("prior") or {"temperature": config.retriever.temperature}
+    _add_prior(metrics, nulls, prior if searches else None, config.retriever.learn_temperature, unsearched)
     parameters = dict(evaluation["parameters"])
     if index.get("parameters"):
         parameters["encoder"] = index["parameters"]
@@ -173,3 +177,24 @@ def _add_search(
         metrics[name] = value
         if value is None:
             nulls[name] = reason if index else unsearched
+
+
+def _add_prior(
+    metrics: dict[str, float | None],
+    nulls: dict[str, str],
+    prior: dict[str, float] | None,
+    learned_temperature: bool,
+    unsearched: str,
+) -> None:
+    """Add the numbers of the prior that was asked with; where its temperature was learned, take back what was measured
+    of another.
+
+    Args:
+        prior: its numbers; None where nothing is searched.
+    """
+    metrics["prior_temperature"] = None if prior is None else prior["temperature"]
+    if prior is None:
+        nulls["prior_temperature"] = unsearched
+    elif learned_temperature:
+        for name in ("prior_kl", "prior_mass_missed"):
+            metrics[name], nulls[name] = None, LEARNED_TEMPERATURE

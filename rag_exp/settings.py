@@ -107,6 +107,7 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
             "so it cannot be asked with them."
         )
     found += objective_problems(config, train)
+    found += prior_problems(config, train)
     found += decoding_problems(config.objective, config.evaluation, config.generator.hosted)
     if config.generator.hosted:
         found += hosted_problems(config)
@@ -145,6 +146,30 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
             )
         if train.source in ("oracle", "random"):
             found.append(f"{where}: retrieval.source={train.source} does not retrieve; use retriever.train=frozen.")
+    return found
+
+
+def prior_problems(config: RunConfig, train: Setting) -> list[str]:
+    """What keeps the prior from being learned: one sentence each. A closed-book arm has none, and none to learn."""
+    objective, retriever = config.objective, config.retriever
+    if not retriever.learns_prior or train.source == "none":
+        return []
+    found = []
+    where = "retriever.learn_temperature: true"
+    if config.training.steps == 0:
+        found.append(f"{where}: training.steps=0 trains nothing; use retriever.learn_temperature=false.")
+    if train.source != "index":
+        found.append(f"{where}: retrieval.source={train.source} has no scores; use retriever.learn_temperature=false.")
+    if objective.together and objective.evidence == "none":
+        found.append(
+            f"{where}: objective={objective.kind} reads all passages together and has no prior; use "
+            "retriever.learn_temperature=false, or an objective with one, such as rag_sequence."
+        )
+    if objective.hops == 2 and retriever.train == "frozen":
+        found.append(
+            f"{where}: with retriever.train=frozen the paths of objective={objective.kind} are chosen once, at "
+            "a fixed temperature; use retriever.train=query or both."
+        )
     return found
 
 

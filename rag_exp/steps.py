@@ -361,7 +361,7 @@ class _Planner:
             "k": train.k,
         }
         if train.source == "index":
-            fields["temperature"] = config.retriever.temperature
+            fields |= config.retriever.prior_identity()
         if train.may_fall_short:
             fields["absent"] = "nothing"  # what an absent passage adds to a prompt; it once left its separators there
         if self.live:
@@ -397,7 +397,7 @@ class _Planner:
             "precision": self.precision,
         }
         if asked.source == "index":
-            fields["temperature"] = config.retriever.temperature
+            fields |= config.retriever.prior_identity()
         if asked.source != "none":
             fields["size"] = asked.size
         parents = {**self.data_parents(asked), **self.reader_tokenizer, **weights}

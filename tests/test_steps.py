@@ -8,6 +8,7 @@ from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.steps import plan_run
 
 DIGESTS = ContentDigests()
+CHAIN = ["questions.hops=2", "retrieval=two_hop", "objective=chain"]
 
 
 def steps(*overrides):
@@ -151,15 +152,16 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["objective=adist", "generator=t5", "retriever=query", "retrieval=oracle"], "does not retrieve"),
         (["objective=fid", "generator=t5", "retriever=query"], "would get no gradient"),
         (["objective=ensemble", "retrieval=closed_book"], "has nothing to train; use training.steps=0"),
+        (["retriever.learn_temperature=true", "training.steps=0"], "training.steps=0 trains nothing"),
+        (["retriever.learn_temperature=true", "retrieval=oracle"], "retrieval.source=oracle has no scores"),
+        (["retriever.learn_temperature=true", "objective=concat"], "objective=concat reads all passages together"),
+        (["retriever.learn_temperature=true", *CHAIN], "use retriever.train=query or both"),
     ],
 )
 def test_what_is_wrong_across_fields_is_said_before_any_work(overrides, says):
     with pytest.raises(ConfigError) as e:
         steps(*overrides)
     assert any(says in p for p in e.value.problems), e.value.problems
-
-
-CHAIN = ["questions.hops=2", "retrieval=two_hop", "objective=chain"]
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +241,18 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
 )
 def test_objectives_that_go_with_the_rest(base, overrides):
     assert steps(*overrides).run_id != base.run_id
+
+
+def test_a_prior_that_learns_is_in_the_id_only_where_it_is_on(base):
+    assert steps("retriever.prior_lr=0.5").run_id == base.run_id
+    learns = steps("retriever.learn_temperature=true")
+    for role in ("topk", "train_topk", "reader_warmup"):
+        assert learns.roles[role].key == base.roles[role].key
+    assert learns.roles["checkpoint"].key != base.roles["checkpoint"].key
+    assert steps("retriever.learn_temperature=true", "retriever.prior_lr=0.5").run_id != learns.run_id
+    assert base.roles["checkpoint"].fields.keys() & {"learn_temperature", "prior_lr"} == set()
+    closed = steps("retrieval=closed_book")
+    assert steps("retrieval=closed_book", "retriever.learn_temperature=true").run_id == closed.run_id
 
 
 def test_the_first_objectives_are_named_as_ever(base):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rag_exp.data.passages import PassageTable
     from rag_exp.data.questions import QuestionTable
     from rag_exp.models.multihop import ListedPaths
+    from rag_exp.models.prior import RetrievalPrior
     from rag_exp.retrieval.encoder import Encoder
     from rag_exp.retrieval.index import BuiltIndex
     from rag_exp.settings import Setting
@@ -86,14 +87,27 @@ def encoder_of(config: RunConfig, build: Build, role: str) -> Encoder:
     return config.encoder.load(build.parent("encoder").path, tokenizer_folder(build))
 
 
-def listed_paths(config: RunConfig, setting: Setting, build: Build) -> ListedPaths:
+def learned_prior(config: RunConfig, setting: Setting, build: Build) -> RetrievalPrior:
+    """The prior over what the setting's search finds: as the checkpoint learned it, where there is one.
+
+    Where nothing is searched there are no scores to weigh, and the prior is even.
+    """
+    from rag_exp.models.prior import RetrievalPrior
+
+    if setting.source != "index":
+        return RetrievalPrior()
+    prior = RetrievalPrior.of(config.retriever)
+    return prior.load(build.parent("checkpoint").path) if "checkpoint" in build.step.parents else prior
+
+
+def listed_paths(config: RunConfig, setting: Setting, prior: RetrievalPrior, build: Build) -> ListedPaths:
     """The paths that a reader reads, of those that were found."""
     from rag_exp.models.multihop import ListedPaths
     from rag_exp.retrieval.paths import Paths
 
     assert setting.hop2 is not None
     objective, found = config.objective, Paths.load(build.parent("paths").path)
-    temperature = config.retriever.temperature
+    temperature = prior.values()["temperature"]
     return ListedPaths.of(found, setting.hop2.paths, objective.prior, temperature, objective.renormalize)
 
 

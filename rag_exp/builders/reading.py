@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rag_exp.builders.parents import (
     encoder_of,
+    learned_prior,
     listed_paths,
     passage_table,
     tokenizer_folder,
@@ -39,16 +40,16 @@ def reader_warmup(config: RunConfig, reads: bool, hops: int, build: Build) -> No
 
 
 def checkpoint(config: RunConfig, setting: Setting, shard: Callable[[int], Step] | None, build: Build) -> None:
-    """The reader after end-to-end training, with the encoders that trained beside it."""
+    """The reader after end-to-end training, with the encoders and the prior that trained beside it."""
     from rag_exp.retrieval.results import SearchResult
     from rag_exp.training.stages import train_marginal
 
-    reader = _reader(config, build, "reader_warmup")
+    reader, prior = _reader(config, build, "reader_warmup"), learned_prior(config, setting, build)
     table = passage_table(build) if setting.source != "none" else None
     topk = live = listed = None
     if "paths" in build.step.parents:
         build.stats["M"] = build.parent("paths").stats["M"]
-        listed = listed_paths(config, setting, build)
+        listed = listed_paths(config, setting, prior, build)
     elif "topk" in build.step.parents:
         found = build.parent("topk")
         build.stats["M"] = found.stats["M"]
@@ -62,7 +63,7 @@ def checkpoint(config: RunConfig, setting: Setting, shard: Callable[[int], Step]
             training_questions(config, build),
             table,
             topk,
-            temperature=config.retriever.temperature,
+            prior=prior,
             live=live,
             k=setting.k,
             refresh_every=config.retriever.refresh_every if live and config.retriever.train == "both" else None,
@@ -71,6 +72,7 @@ def checkpoint(config: RunConfig, setting: Setting, shard: Callable[[int], Step]
             hop2=setting.hop2,
         )
     reader.save(build.folder)
+    prior.save(build.folder)
     if live is not None:
         live.save(build.folder)
 
@@ -82,7 +84,7 @@ def evaluation(config: RunConfig, setting: Setting, build: Build) -> None:
     from rag_exp.evaluation.hosted import HostedReader
     from rag_exp.retrieval.results import SearchResult
 
-    reader = _reader(config, build, "checkpoint")
+    reader, prior = _reader(config, build, "checkpoint"), learned_prior(config, setting, build)
     options = config.evaluation
     questions = QuestionTable.open(build.parent("questions").path, options.split, options.questions)
     table = topk = size = listed = None
@@ -90,16 +92,17 @@ def evaluation(config: RunConfig, setting: Setting, build: Build) -> None:
         table = passage_table(build)
         size = table.prefix_size(setting.size)
         if setting.hop2 is not None:
-            listed = listed_paths(config, setting, build)
+            listed = listed_paths(config, setting, prior, build)
         else:
             topk = SearchResult.load(build.parent("topk").path)
-    asked = Asked(questions, table, topk, size, config.retriever.temperature, listed)
+    asked = Asked(questions, table, topk, size, prior, listed)
     build.stats |= evaluate(
         reader, config.objective, _packer(config, reader), asked, options, config.generator.sizes(), build.folder,
         config.trainer, config.training.resolved_precision(config.trainer.accelerator),
         HostedReader if config.generator.hosted else Reader,
     )  # fmt: skip
     build.stats["M"] = size
+    build.stats["prior"] = prior.values() if setting.source == "index" else None
     build.stats["documents"] = None if table is None or size is None else table.documents_in(size)
     build.stats["parameters"] = {"generator": config.generator.parameter_counts()}
     build.stats["non_embedding"] = config.generator.non_embedding()

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,20 @@ from rag_exp.evaluation.options import EvaluationOptions
 from rag_exp.evaluation.predictions import read_predictions, write_predictions
 from rag_exp.models.decoding.ranked import Ranked
 from rag_exp.models.flops import ReaderSizes, TokenCounts, forward_flops
-from rag_exp.models.marginalize import doc_logprior, sequence_logp
+from rag_exp.models.marginalize import sequence_logp
 from rag_exp.models.multihop import ListedPaths
 from rag_exp.models.objectives import Objective
 from rag_exp.models.packing import Ids, Packer, ReaderBatch
+from rag_exp.models.prior import RetrievalPrior
 from rag_exp.models.reader import Generator
 from rag_exp.retrieval.results import SearchResult
 from rag_exp.training.options import Precision, TrainerOptions
 from rag_exp.training.progress import Ticker
 from rag_exp.training.reading import PassageTokens, passage_characters
+
+LEARNED_TEMPERATURE = (
+    "the temperature was learned; the sum over the whole corpus is known at retriever.temperature alone"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Asked:
         topk: what was retrieved for each question, in the questions' order; None for closed book. A question with
             an empty row is asked closed book.
         corpus_size: M, the passages of the corpus that was searched; None where that says nothing (closed book).
-        temperature: of the prior.
+        prior: over what was retrieved.
         paths: in the place of ``topk``, the paths that are read with each question.
     """
 
@@ -53,7 +58,7 @@ class Asked:
     passages: PassageTable | None = None
     topk: SearchResult | None = None
     corpus_size: int | None = None
-    temperature: float = 1.0
+    prior: RetrievalPrior = field(default_factory=RetrievalPrior)
     paths: ListedPaths | None = None
 
 
@@ -182,6 +187,8 @@ class Reader:
             )
         if problems:
             raise ConfigError(problems)
+        if topk is not None and topk.log_partition_Q is not None and asked.prior.learns_temperature:
+            self.nulls["nll_unnormalized"] = LEARNED_TEMPERATURE
         self._tokens = PassageTokens(packer, asked.passages) if asked.passages is not None else None
 
     def batches(self) -> Iterator[list[int]]:
@@ -208,7 +215,7 @@ class Reader:
         elif K:
             assert self.asked.topk is not None
             scores_BK = self.asked.topk.scores_QK[items, :K]
-            prior_BK = doc_logprior(torch.from_numpy(scores_BK).double(), None, self.asked.temperature)
+            prior_BK = self.asked.prior(torch.from_numpy(scores_BK).double())
         passages = self._tokens(rows_BK) if self._tokens is not None and K else [[] for _ in items]
         batch = self._pack(items, passages, [self._targets[i] for i in items])
         logp_BKT, mask_BT, predictions = self._score(batch, prior_BK, write=self.options.decode != "none")
@@ -325,10 +332,13 @@ class Reader:
         them, comparable across K. None where log Z is not known or the passages are not read one by one.
         """
         topk = self.asked.topk
-        if topk is None or topk.log_partition_Q is None or not scores_BK.shape[1] or self.objective.reading != "each":
+        known = topk is not None and topk.log_partition_Q is not None and not self.asked.prior.learns_temperature
+        if not known or not scores_BK.shape[1] or self.objective.reading != "each":
             return [None] * len(items)
-        mass_B1 = torch.from_numpy(topk.log_partition_Q[list(items)])[:, None]
-        whole_BK = torch.from_numpy(scores_BK).double() / self.asked.temperature - mass_B1
+        assert topk is not None
+        assert topk.log_partition_Q is not None
+        log_partition_B = torch.from_numpy(topk.log_partition_Q[list(items)])
+        whole_BK = self.asked.prior.over_corpus(torch.from_numpy(scores_BK).double(), log_partition_B)
         return self.objective.nll(logp_BKT, whole_BK, mask_BT).tolist()
 
     @staticmethod

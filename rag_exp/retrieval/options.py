@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -55,8 +55,24 @@ class RetrieverOptions(Options):
     temperature: float = Field(
         1.0, gt=0, description="prior = softmax(score / temperature) over the retrieved passages"
     )
+    learn_temperature: bool = Field(
+        False, description="train it (its logarithm) in the end-to-end stage, whatever else trains; above is its start"
+    )
+    prior_lr: float = Field(0.01, gt=0, description="peak learning rate of what is learned of the prior itself")
     refresh_every: int = Field(200, ge=1, description="steps between rebuilding the index (train=both only)")
     warmup: RetrieverWarmup = RetrieverWarmup()
+
+    @property
+    def learns_prior(self) -> bool:
+        """Whether anything of the prior itself is learned, with or without the encoders."""
+        return self.learn_temperature
+
+    def prior_identity(self) -> dict[str, Any]:
+        """The fields that decide the prior over what is found; without those of what is off."""
+        found: dict[str, Any] = {"temperature": self.temperature}
+        if self.learn_temperature:
+            found["learn_temperature"] = True
+        return {**found, "prior_lr": self.prior_lr} if self.learns_prior else found
 
 
 class RetrievalOptions(Options):

@@ -17,6 +17,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from rag_exp.core.rng import derive
 from rag_exp.models.flops import ReaderSizes
 from rag_exp.models.objectives import Objective
+from rag_exp.models.prior import RetrievalPrior
 from rag_exp.models.reader import Generator
 from rag_exp.retrieval.live import LiveRetriever
 from rag_exp.training.callbacks import Keeper, Refresher, Reporter
@@ -46,7 +47,6 @@ class Stage:
         seed: the run's seed; the stage derives its own streams from it.
         bucket: see :class:`BatchOrder`.
         precision: "32" or "bf16".
-        temperature: of the prior over retrieved passages.
         refresh_every: steps between refreshes of a live retriever's passages; None where they do not train.
         retriever_lr: peak learning rate of a live retriever.
     """
@@ -58,7 +58,6 @@ class Stage:
     seed: int
     bucket: int = 1
     precision: Precision = "32"
-    temperature: float = 1.0
     refresh_every: int | None = None
     retriever_lr: float = 0.0
 
@@ -74,8 +73,9 @@ def fit_stage(
     partial: Path | None = None,
     live: LiveRetriever | None = None,
     mirror: Mirror | None = None,
+    prior: RetrievalPrior | None = None,
 ) -> dict[str, Any]:
-    """Train ``generator`` (and ``live``, where given) in place for one stage.
+    """Train ``generator`` (``live`` and ``prior``, where given) in place for one stage.
 
     Args:
         stage: its facts.
@@ -88,6 +88,7 @@ def fit_stage(
         partial: folder for progress, found again after a kill; None keeps none.
         live: a retriever that trains along.
         mirror: where curves are logged.
+        prior: over retrieved passages, trained in place where it learns; None: a plain softmax.
 
     Returns:
         ``steps``, ``tokens``, ``target_tokens``, ``rows``, ``flops``, ``seconds``, ``passages``, ``truncated`` (share),
@@ -102,9 +103,7 @@ def fit_stage(
     known = load_progress(file) if file is not None else None
     meter = Meter.of(known.facts["meter"]) if known is not None else Meter(stage.steps, stage.bucket)
     seed = derive(stage.seed, stage.name)
-    module = RagModule(
-        generator, objective, data, optim, stage.peak_lr, meter, seed, stage.temperature, live, stage.retriever_lr
-    )
+    module = RagModule(generator, objective, data, optim, stage.peak_lr, meter, seed, prior, live, stage.retriever_lr)
     if known is not None:
         restore_model(module, known)
         if live is not None:

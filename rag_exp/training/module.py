@@ -18,10 +18,11 @@ from rag_exp.core.errors import TrainingError
 from rag_exp.core.rng import derive
 from rag_exp.models.evidence import attended, each_apart, undisturbed, without_one
 from rag_exp.models.flops import TokenCounts
-from rag_exp.models.marginalize import doc_logprior, sequence_logp
+from rag_exp.models.marginalize import sequence_logp
 from rag_exp.models.multihop import best_paths, rows_of
 from rag_exp.models.objective import Objective
 from rag_exp.models.objectives import Chain
+from rag_exp.models.prior import RetrievalPrior
 from rag_exp.models.reader import Generator
 from rag_exp.retrieval.hop2 import SecondHop
 from rag_exp.retrieval.live import LiveRetriever
@@ -47,7 +48,7 @@ class RagModule(pl.LightningModule):
         peak_lr: peak learning rate of this stage.
         meter: the stage's counters, their length and how far they are.
         seed: seed of the stage's steps.
-        temperature: retrieval scores are divided by it before the prior's softmax.
+        prior: over the passages retrieved; trained in place where it learns. None: a plain softmax.
         live: a retriever that trains along, searching with the weights of the moment; None where passages are given.
         retriever_lr: its peak learning rate.
     """
@@ -61,14 +62,14 @@ class RagModule(pl.LightningModule):
         peak_lr: float,
         meter: Meter,
         seed: int,
-        temperature: float = 1.0,
+        prior: RetrievalPrior | None = None,
         live: LiveRetriever | None = None,
         retriever_lr: float = 0.0,
     ):
         super().__init__()
-        self.generator, self.live = generator, live
+        self.generator, self.live, self.prior = generator, live, prior or RetrievalPrior()
         self.objective, self.stage, self.optim, self.meter = objective, data, optim, meter
-        self.peak_lr, self.retriever_lr, self.seed, self.temperature = peak_lr, retriever_lr, seed, temperature
+        self.peak_lr, self.retriever_lr, self.seed = peak_lr, retriever_lr, seed
         self._pending: list[tuple[int, Tensor]] = []
         self._norms: list[tuple[int, Tensor]] = []
 
@@ -95,7 +96,7 @@ class RagModule(pl.LightningModule):
         objective, reader = self.objective, reading.reader
         prior_BK = reading.logprior_BM
         if reading.scores_BK is not None:
-            prior_BK = doc_logprior(reading.scores_BK, reading.mask_BK, self.temperature)
+            prior_BK = self.prior(reading.scores_BK, reading.mask_BK)
         with nullcontext() if objective.trains_reader else undisturbed(self.generator):
             logp_NT = self.generator.token_logp(reader)
         logp_BKT = logp_NT.view(-1, reader.per_question, logp_NT.shape[-1])
@@ -136,7 +137,7 @@ class RagModule(pl.LightningModule):
         assert isinstance(self.objective, Chain)
         found, *scores = self.live.search_paths(self.stage.wording(reading.items), self.stage.k, hop2)
         prior, renormalize = self.objective.prior, self.objective.renormalize
-        places_BM2, logprior_BM = best_paths(*scores, hop2.paths, prior, self.temperature, renormalize)
+        places_BM2, logprior_BM = best_paths(*scores, hop2.paths, prior, self.prior.temperature, renormalize)
         rows_BM2 = rows_of(places_BM2.cpu().numpy(), found.hop1.ids_QK, found.ids_QKJ)
         read = self.stage.read(reading.step, reading.items, rows_BM2.reshape(len(rows_BM2), -1)).to(self.device)
         return replace(read, logprior_BM=logprior_BM)
@@ -162,7 +163,7 @@ class RagModule(pl.LightningModule):
         set_rates(self.optimizers(use_pl_optimizer=False), step, self.meter.steps, self.optim)
 
     def configure_optimizers(self) -> Optimizer:
-        others: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = self.prior.parameter_groups()
         if self.live is not None:
             for encoder in (self.live.question_encoder, self.live.passage_encoder):
                 others += encoder.parameter_groups(self.retriever_lr) if encoder is not None else []

@@ -12,6 +12,7 @@ from rag_exp.models.flops import ReaderSizes
 from rag_exp.models.multihop import ListedPaths
 from rag_exp.models.objectives import Objective
 from rag_exp.models.packing import Packer
+from rag_exp.models.prior import RetrievalPrior
 from rag_exp.models.reader import Generator
 from rag_exp.retrieval.hop2 import SecondHop
 from rag_exp.retrieval.live import LiveRetriever
@@ -84,7 +85,7 @@ def train_marginal(
     questions: QuestionTable,
     passages: PassageTable | None,
     topk: SearchResult | None = None,
-    temperature: float = 1.0,
+    prior: RetrievalPrior | None = None,
     live: LiveRetriever | None = None,
     k: int = 0,
     refresh_every: int | None = None,
@@ -100,7 +101,7 @@ def train_marginal(
         questions: training questions.
         passages: the corpus; None for closed book.
         topk: what was retrieved for each question, cached; None where ``live`` searches or nothing is read.
-        temperature: of the prior.
+        prior: over what was retrieved, trained in place where it learns; None: a plain softmax.
         live: a retriever that trains along; searched at every step, trained in place.
         k: passages a question that ``live`` is asked for.
         refresh_every: steps between new embeddings of the passages (``live`` with a passage encoder in training).
@@ -126,12 +127,12 @@ def train_marginal(
     else:
         assert topk is not None
         data = StageData.retrieved(packer, questions, passages, topk, objective)
-    return _fit(trainee, "marginal", trainee.options, objective, data, temperature, live, refresh_every, retriever_lr)
+    return _fit(trainee, "marginal", trainee.options, objective, data, prior, live, refresh_every, retriever_lr)
 
 
 def _fit(
     trainee: Trainee, name: str, recipe: WarmupOptions | TrainingOptions, objective: Objective, data: StageData,
-    temperature: float = 1.0, live: LiveRetriever | None = None, refresh_every: int | None = None,
+    prior: RetrievalPrior | None = None, live: LiveRetriever | None = None, refresh_every: int | None = None,
     retriever_lr: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     peak = recipe.lr if recipe.lr is not None else trainee.optim.lr
@@ -143,9 +144,8 @@ def _fit(
         seed=trainee.seed,
         bucket=trainee.options.bucket,
         precision=trainee.precision,
-        temperature=temperature,
         refresh_every=refresh_every,
         retriever_lr=retriever_lr if retriever_lr is not None else peak,
     )
     t = trainee
-    return fit_stage(stage, t.generator, objective, data, t.optim, t.sizes, t.trainer, t.partial, live, t.mirror)
+    return fit_stage(stage, t.generator, objective, data, t.optim, t.sizes, t.trainer, t.partial, live, t.mirror, prior)

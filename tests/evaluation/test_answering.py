@@ -19,7 +19,7 @@ def ask(towns, folder, kit, objective, **options):
     ids = np.stack([draw.choice(towns.size, 3, replace=False) for _ in range(towns.size)])
     topk = SearchResult.of(ids, draw.normal(size=ids.shape).astype(np.float32), 3)
     reader, packer, sizes = kit
-    asked = Asked(towns.questions, towns.table, topk, towns.size, 1.0)
+    asked = Asked(towns.questions, towns.table, topk, towns.size)
     options = EvaluationOptions(**{"max_new_tokens": 5, "beam": 3} | options)
     folder.mkdir()
     machine = TrainerOptions(accelerator="cpu", threads=1, progress=False)

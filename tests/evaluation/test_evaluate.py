@@ -17,6 +17,7 @@ from rag_exp.evaluation.options import EvaluationOptions
 from rag_exp.evaluation.predictions import read_predictions
 from rag_exp.models.objectives import Concat, RagSequence, RagToken
 from rag_exp.models.packing import Packer
+from rag_exp.models.prior import RetrievalPrior
 from rag_exp.models.prompt import PromptOptions
 from rag_exp.retrieval.results import SearchResult
 from rag_exp.training.options import TrainerOptions
@@ -33,9 +34,11 @@ def searched(towns, k=3):
     return SearchResult.of(ids, scores, k)
 
 
-def ask(towns, folder, kit=None, objective=None, topk=None, size=16, precision="32", **options):
+def ask(towns, folder, kit=None, objective=None, topk=None, size=16, precision="32", prior=None, **options):
     reader, packer, sizes = kit or towns.kit()
-    asked = Asked(towns.questions, towns.table, topk, size if topk is not None else None, TEMPERATURE)
+    asked = Asked(
+        towns.questions, towns.table, topk, size if topk is not None else None, prior or RetrievalPrior(TEMPERATURE)
+    )
     options = EvaluationOptions(**{"max_new_tokens": 6, "batch_size": 7} | options)
     folder.mkdir(exist_ok=True)
     stats = evaluate(reader, objective or RagSequence(), packer, asked, options, sizes, folder, MACHINE, precision)

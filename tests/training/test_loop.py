@@ -18,6 +18,7 @@ from rag_exp.core.rng import derive
 from rag_exp.evaluation.arms import random_result
 from rag_exp.models.objectives import Concat, RagSequence, RagToken
 from rag_exp.models.packing import Packer
+from rag_exp.models.prior import RetrievalPrior
 from rag_exp.models.prompt import PromptOptions
 from rag_exp.retrieval.results import SearchResult
 from rag_exp.training.checkpoint import load_progress
@@ -33,8 +34,9 @@ OPTIM = OptimOptions(lr=2e-3)
 
 
 def train(
-    towns, partial=None, *, data=None, reader=None, objective=None, optim=OPTIM, machine=None, mirror=None, **stage
-):
+    towns, partial=None, *, data=None, reader=None, objective=None, optim=OPTIM, machine=None, mirror=None, prior=None,
+    **stage,
+):  # fmt: skip
     """Fit a short stage with shuffling, buckets and dropout on; returns the reader and the stats."""
     reader = reader if reader is not None else towns.reader()
     facts = {"name": "marginal", "steps": 14, "batch_size": 8, "peak_lr": optim.lr, "seed": 5, "bucket": 3} | stage
@@ -48,6 +50,7 @@ def train(
         TrainerOptions(**MACHINE | {"checkpoint_every": 4} | (machine or {})),
         partial,
         mirror=mirror,
+        prior=prior,
     )
     return reader, stats
 
@@ -286,7 +289,7 @@ def test_the_first_loss_by_hand(towns):
                 logits = plain.model(torch.tensor([ids + answer])).logits[0].log_softmax(-1)
             likelihood.append(sum(float(logits[len(ids) - 1 + t, a]) for t, a in enumerate(answer)))
         losses.append(-math.log(sum(p / prior.sum() * math.exp(x) for p, x in zip(prior, likelihood, strict=True))))
-    _, stats = train(towns, data=data, reader=plain, steps=1, batch_size=2, bucket=1, temperature=0.5)
+    _, stats = train(towns, data=data, reader=plain, steps=1, batch_size=2, bucket=1, prior=RetrievalPrior(0.5))
     assert stats["loss"] == [[1, pytest.approx(np.mean(losses), rel=1e-5)]]
     assert stats["rows"] == 6
     assert stats["passages"] == 6

@@ -11,6 +11,7 @@ import torch
 from rag_exp.models.marginalize import rag_sequence_nll
 from rag_exp.models.multihop import ListedPaths
 from rag_exp.models.objectives import Chain
+from rag_exp.models.prior import RetrievalPrior
 from rag_exp.retrieval.encoders import Static, passage_text
 from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.hop2 import SecondHop
@@ -33,7 +34,9 @@ def live_retriever(towns, both=False):
 
 
 def module(towns, data, objective, live=None):
-    return RagModule(towns.reader(), objective, data, OptimOptions(), 1e-3, Meter(1, 1), 0, 0.5, live, 1e-3)
+    return RagModule(
+        towns.reader(), objective, data, OptimOptions(), 1e-3, Meter(1, 1), 0, RetrievalPrior(0.5), live, 1e-3
+    )
 
 
 @pytest.mark.parametrize("objective", [Chain(), Chain(prior="global", unit="token", renormalize=True)])

@@ -1,0 +1,51 @@
+"""A prior that learns, end to end: what the record and the predictions say of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag_exp import cli
+from rag_exp.core.record import RunRecord, read_record
+from rag_exp.evaluation.predictions import read_predictions
+from rag_exp.show import artifact_folder
+
+
+def finished(folder: Path, *overrides: str) -> tuple[RunRecord, list[dict]]:
+    """The record of a tiny run and its predictions."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        known = set(folder.glob("outputs/runs/*/record.json"))
+        assert cli.main(["run", "debug=tiny", *overrides]) == 0
+    finally:
+        os.chdir(before)
+    (file,) = set(folder.glob("outputs/runs/*/record.json")) - known
+    record = read_record(file)
+    return record, read_predictions(artifact_folder(folder / "outputs", record, "evaluation")).to_pylist()
+
+
+def test_a_learned_temperature_is_what_questions_are_asked_with(tmp_path):
+    plain, _ = finished(tmp_path)
+    assert plain.metrics["prior_temperature"] == 1.0
+    assert plain.metrics["nll_unnormalized"] is not None
+    record, rows = finished(tmp_path, "retriever.learn_temperature=true", "retriever.prior_lr=0.1")
+    temperature = record.metrics["prior_temperature"]
+    assert 0.5 < temperature < 2
+    assert temperature != 1.0
+    for row in rows:
+        weight = np.exp((np.array(row["scores"]) - max(row["scores"])) / temperature)
+        assert row["prior"] == pytest.approx(weight / weight.sum(), rel=1e-5)
+    for name in ("nll_unnormalized", "prior_kl", "prior_mass_missed"):
+        assert record.metrics[name] is None
+        assert "the temperature was learned" in record.nulls[name]
+    assert record.metrics["index_recall@k"] == 1.0
+    arm, _ = finished(
+        tmp_path, "retriever.learn_temperature=true", "retriever.prior_lr=0.1", "evaluation.source=oracle"
+    )
+    assert arm.artifacts["checkpoint"] == record.artifacts["checkpoint"]
+    assert arm.metrics["prior_temperature"] is None
+    assert "searches no index" in arm.nulls["prior_temperature"]
