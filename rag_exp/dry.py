@@ -97,6 +97,8 @@ def _setting(setting: Setting, total: int | None) -> str:
         setting.index.derived(setting.size or total) if setting.source == "index" and (setting.size or total) else {}
     )
     more = "".join(f", {k} {v}" for k, v in derived.items())
+    if setting.source == "index" and setting.index.tuned:
+        more += f", {setting.index.dial} tuned to recall@{setting.k} of {setting.index.recall_target:g}"
     hop2 = setting.hop2
     paths = "" if hop2 is None else f", j = {hop2.j}, {hop2.paths} of {setting.k * hop2.j} paths read"
     return f"{size}{of} passages, {setting.growth} growth, {how}{more}, k = {setting.k}{paths}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from rag_exp.config import RunConfig
 from rag_exp.core.store import Store
+from rag_exp.retrieval.tuning import Tuning
 from rag_exp.steps import TRAINED, RunSteps
 
 LEARNED_TEMPERATURE = "the temperature was learned; exact search knows the whole corpus at retriever.temperature alone"
@@ -29,6 +30,10 @@ def left_out(steps: RunSteps, store: Store) -> list[str]:
         made = store.info(steps.roles[role]) if role in steps.roles else None
         if made is not None and made.stats["left_out"]:
             found.append(f"{role}: {made.stats['left_out']} questions were left out, having no passage to read")
+    for role in ("train_tuning", "tuning"):
+        made = store.info(steps.roles[role]) if role in steps.roles else None
+        if made is not None and not made.stats["reached"]:
+            found.append(f"{role}: {Tuning.of(made.stats).shortfall()}")
     asked = store.info(steps.evaluation)
     if asked is not None and asked.stats["closed_book"] and steps.asked.source != "none":
         found.append(f"evaluation: {asked.stats['closed_book']} questions had no passage and were asked closed book")
@@ -117,6 +122,9 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
         "K_train": known("K_train", steps.train.k if trained else None, untrained),
         "questions": evaluation["questions"],
     }
+    search = _asked_how(steps, stats) if searches else {}
+    if "tuning" in stats:
+        metrics["tuning_recall@k"] = stats["tuning"]["recall"]
     shards = {f"embeddings/{i}": shard for i, shard in enumerate(index.get("embeddings", []))}
     # A stage that was killed and resumed knows its whole time; the artifact's is that of the last process.
     seconds = {role: a.stats["seconds"] if role in TRAINED else a.seconds for role, a in made.items()}
@@ -127,9 +135,20 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
         "flops": flops,
         "bytes": {**{role: a.bytes for role, a in made.items()}, **{r: s["bytes"] for r, s in shards.items()}},
         "seconds": {**seconds, **{role: shard["seconds"] for role, shard in shards.items()}},
+        "search": search,
         "metrics": metrics,
         "nulls": nulls,
     }
+
+
+def _asked_how(steps: RunSteps, stats: dict[str, Any]) -> dict[str, Any]:
+    """The search parameters of the index as they were used, and how a tuned one came about."""
+    found = steps.asked.index.searched_by()
+    if "tuning" in stats:
+        tuned = stats["tuning"]
+        found |= {tuned["dial"]: tuned["value"]}
+        found |= {f"tuning_{name}": tuned[name] for name in ("target", "recall", "reached", "questions")}
+    return found
 
 
 def _search_flops(topk: dict[str, Any], paths: dict[str, Any] | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 from rag_exp.config import RunConfig
 from rag_exp.core.errors import ConfigError
 from rag_exp.core.store import Store
+from rag_exp.retrieval.tuning import TUNING_SPLIT
 from rag_exp.run import RunFolder, say
 from rag_exp.settings import setting_problems
 from rag_exp.steps import TRAINED, RunSteps
@@ -67,6 +68,12 @@ def _data_problems(config: RunConfig, steps: RunSteps, store: Store) -> list[str
             found.append(
                 f"{key}: growth=distractor keeps the {int(table.doc_ends[golds - 1])} passages of the documents that "
                 f"hold gold passages of split {split}; {size} cannot hold them. Raise it."
+            )
+        if setting.source == "index" and setting.index.tuned and not splits[split].stats["splits"].get(TUNING_SPLIT):
+            where = "evaluation.index" if role and config.evaluation.index is not None else "index"
+            found.append(
+                f"{where}.mode: iso_recall measures recall on questions of split {TUNING_SPLIT}, and there are none; "
+                f"use {where}.mode=fixed."
             )
         if setting.source == "oracle" and not any(splits[split].gold):
             found.append(f"source=oracle: no question of split {split} names a gold passage.")

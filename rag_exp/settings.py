@@ -138,6 +138,12 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
         where = f"retriever.train: {trains}"
         if train.source == "index" and train.index.needs != "vectors":
             found.append(f"{where}: index={train.index.kind} has no encoder to train; use retriever.train=frozen.")
+        if train.source == "index" and train.index.tuned and config.training.steps > 0:
+            found.append(
+                f"{where}: index.mode=iso_recall cannot be held while the encoder that asks learns; train with "
+                f"index.mode=fixed and tune what is asked (index@evaluation.index={train.index.kind} "
+                "evaluation.index.mode=iso_recall)."
+            )
         if objective.together and objective.evidence == "none":
             found.append(
                 f"{where}: objective={objective.kind} reads all passages together and has no prior, so the retriever "

@@ -1,6 +1,6 @@
 """One run as a graph of steps: what is built from what, and the key of each, before anything is built.
 
-    passages -> questions -> tokenizer -> encoder -> embeddings -> index -> topk (-> paths)
+    passages -> questions -> tokenizer -> encoder -> embeddings -> index (-> tuning) -> topk (-> paths)
                                       \\-> reader_warmup ----------------> checkpoint -> evaluation
 
 The *training setting* (corpus size and growth, index, source, k) leads to the checkpoint; the
@@ -25,6 +25,7 @@ from rag_exp.core.errors import ConfigError
 from rag_exp.core.fingerprint import ContentDigests, digest
 from rag_exp.core.options import SEARCH, Options
 from rag_exp.core.store import Build, Step
+from rag_exp.retrieval.tuning import TUNING_SPLIT
 from rag_exp.settings import Setting, problems_of, settings
 from rag_exp.training.options import TrainingOptions, stage_optim
 
@@ -38,6 +39,7 @@ VERSIONS = {
     "question_embeddings": 1,
     "exact": 1,
     "index": 1,
+    "tuning": 1,
     "topk": 1,
     "paths": 1,
     "reader_warmup": 2,
@@ -248,11 +250,14 @@ class _Planner:
     ) -> dict[str, Step]:
         """The steps "topk" and, with a second hop, "paths": what each question of ``split`` is given.
 
-        Pairs that are not searched for have no top-k before them.
+        An index whose search is tuned has the step "tuning" before them. Pairs that are not searched for have no
+        top-k before them.
         """
-        hop2 = setting.hop2
+        hop2, tuning = setting.hop2, {}
+        if index is not None and setting.index.tuned:
+            tuning = {"tuning": self.tuning(setting, index, trained)}
         if hop2 is None:
-            return {"topk": self.topk(setting, split, limit, index, trained)}
+            return {**tuning, "topk": self.topk(setting, split, limit, index, trained, tuning)}
         fields: dict[str, Any] = {"source": setting.source, "split": split, "questions": limit}
         parents = self.data_parents(setting)
         if setting.source == "random":
@@ -260,39 +265,54 @@ class _Planner:
         if setting.source != "index":
             build = partial(builders.pairs, self.config, setting, split, limit)
             return {"paths": _step("paths", fields, parents, build)}
-        topk = self.topk(setting, split, limit, index, trained)
+        topk = self.topk(setting, split, limit, index, trained, tuning)
         fields |= {"j": hop2.j, **hop2.composing()}
         shard = self.shards(setting, trained if self.config.retriever.train == "both" else {})
         build = partial(builders.paths, self.config, setting, split, limit, shard)
-        return {"topk": topk, "paths": _step("paths", fields, {**topk.parents, "topk": topk}, build)}
+        return {**tuning, "topk": topk, "paths": _step("paths", fields, {**topk.parents, "topk": topk}, build)}
+
+    def tuning(self, setting: Setting, index: Step, trained: dict[str, Step]) -> Step:
+        """The search parameter that reaches the setting's recall target at its k, on questions that are not asked."""
+        options = setting.index
+        fields = {"k": setting.k, "search": options.searched_by(), **options.tuned_by()}
+        vectors = self.vectors(setting, TUNING_SPLIT, options.tuning_questions, trained, compared=True)
+        fields |= {"split": TUNING_SPLIT, "encoder": self.identity(self.config.encoder)}
+        parents = {**self.data_parents(setting), "index": index, **self.encoder_parents(), **trained}
+        return _step("tuning", fields, parents, partial(builders.tuning, self.config, setting, vectors))
 
     def topk(
-        self, setting: Setting, split: str, limit: int | None, index: Step | None, trained: dict[str, Step]
+        self,
+        setting: Setting,
+        split: str,
+        limit: int | None,
+        index: Step | None,
+        trained: dict[str, Step],
+        tuning: dict[str, Step],
     ) -> Step:
         """The passages each question of ``split`` is given; ``trained`` holds a checkpoint with a query encoder."""
         fields: dict[str, Any] = {"source": setting.source, "k": setting.k, "split": split, "questions": limit}
         parents = self.data_parents(setting)
         if setting.source == "index":
             assert index is not None
-            fields["search"] = setting.index.only(SEARCH)
-            parents["index"] = index
+            fields["search"] = setting.index.searched_by()
+            parents |= {"index": index, **tuning}
             if setting.uses_vectors:
                 fields["encoder"] = self.identity(self.config.encoder)
                 parents |= self.encoder_parents() | trained
         elif setting.source == "random":
             fields |= {"size": setting.size, "seed": self.config.seed}
-        vectors = self.vectors(setting, split, limit, trained)
+        vectors = self.vectors(setting, split, limit, trained, compared=split != "train")
         if vectors is not None and vectors.exact is not None:
             fields["temperature"] = self.config.retriever.temperature  # of the log-partition beside the scores
         return _step("topk", fields, parents, partial(builders.topk, self.config, setting, split, limit, vectors))
 
     def vectors(
-        self, setting: Setting, split: str, limit: int | None, trained: dict[str, Step]
+        self, setting: Setting, split: str, limit: int | None, trained: dict[str, Step], compared: bool
     ) -> builders.VectorSteps | None:
         """What a top-k over vectors reads beside its parents; None where no vectors are searched.
 
         Exact search is shared by all corpus sizes, index types and search parameters. What training reads is measured
-        by what it leads to: there it is not compared with exact search.
+        by what it leads to: there it is not ``compared`` with exact search.
         """
         # With `query` the passages' vectors are those of the warmed-up encoder, with `both` the trained one's.
         passages = self.shards(setting, trained if self.config.retriever.train == "both" else {})
@@ -302,7 +322,7 @@ class _Planner:
         parents = {"questions": self.questions(setting), **self.encoder_parents(), **trained}
         build = partial(builders.question_embeddings, self.config, split, limit)
         questions = _step("question_embeddings", asked, parents, build)
-        if split == "train":
+        if not compared:
             return builders.VectorSteps(passages, questions)
         k = max(builders.EXACT_K, 1 << (setting.k - 1).bit_length())
         temperature = self.config.retriever.temperature
@@ -370,7 +390,7 @@ class _Planner:
                 "train": config.retriever.train,
                 "retriever_lr": config.training.retriever_lr,
                 "refresh_every": config.retriever.refresh_every if config.retriever.train == "both" else None,
-                "search": train.index.only(SEARCH),
+                "search": train.index.searched_by(),
                 "size": train.size,
                 **({"hop2": train.hop2.identity()} if train.hop2 is not None else {}),
             }

@@ -55,6 +55,25 @@ def kinds(folder: Path, kind: str):
     return sorted(f.name for f in (folder / "outputs" / "store" / "objects" / kind).glob("*"))
 
 
+def test_what_is_said_of_a_recall_that_was_tuned_to_and_of_one_that_was_not_reached(home, copy, capsys):
+    lossy = ["index@evaluation.index=factory", "evaluation.index.string='IVF{nlist},PQ2x4'"]
+    tuned = ["evaluation.index.mode=iso_recall", "evaluation.index.tuning_questions=100"]
+    assert run(copy, *TINY, "index@evaluation.index=ivf", *tuned, "evaluation.index.recall_target=0.9") == 0
+    assert run(copy, *TINY, *lossy, *tuned) == 0
+    found = {r.search.get("tuning_target"): r for r in records(copy)}
+    assert found[None].search == {}
+    reached, short = found[0.9], found[0.95]
+    assert reached.search["nprobe"] >= 1
+    assert reached.search["tuning_reached"] is True
+    assert reached.metrics["tuning_recall@k"] == reached.search["tuning_recall"] >= 0.9
+    assert reached.metrics["index_recall@k"] > 0.8  # on other questions
+    assert not reached.notes
+    assert short.search["tuning_reached"] is False
+    assert (note := short.notes[-1]).startswith("tuning: recall@3 of 0.95 is out of reach: at nprobe=")
+    assert note.removeprefix("tuning: ") in capsys.readouterr().err
+    assert reached.artifacts["checkpoint"] == short.artifacts["checkpoint"] == found[None].artifacts["checkpoint"]
+
+
 def test_the_record_says_what_was_done(home):
     (record,) = records(home)
     assert (record.status, record.arm, record.seed) == ("finished", "dense", 0)

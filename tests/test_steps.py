@@ -94,6 +94,24 @@ def test_search_parameters_belong_to_the_topk():
     assert a.roles["topk"].key != b.roles["topk"].key
 
 
+def test_a_tuned_search_has_a_step_of_its_own():
+    ivf = ["index=ivf", "index.mode=iso_recall"]
+    one, other = steps(*ivf, "index.recall_target=0.9"), steps(*ivf, "index.recall_target=0.99")
+    assert one.roles["index"].key == other.roles["index"].key == steps("index=ivf").roles["index"].key
+    for role in ("tuning", "train_tuning", "topk"):
+        assert one.roles[role].key != other.roles[role].key
+    same = steps(*ivf, "index.recall_target=0.9", "index.nprobe=3")
+    assert same.run_id == one.run_id
+    assert "tuning" not in steps("index=ivf", "index.recall_target=0.9").roles
+    smaller = steps(*ivf, "index.recall_target=0.9", "evaluation.corpus_size=600")
+    assert smaller.roles["tuning"].key != one.roles["tuning"].key
+    assert smaller.roles["train_tuning"].key == one.roles["train_tuning"].key
+
+
+def test_exact_search_is_the_same_at_every_recall(base):
+    assert steps("index.mode=iso_recall", "index.recall_target=0.9").run_id == base.run_id
+
+
 def test_a_closed_book_run_knows_no_index(base):
     a = steps("retrieval=closed_book")
     b = steps("retrieval=closed_book", "index=bm25", "corpus.size=600", "encoder.dims=24", "retrieval.k=2")
@@ -137,6 +155,8 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["retrieval.k=5000"], "5000 passages cannot be read from a corpus of 1200"),
         (["evaluation.corpus_size=2", "evaluation.k=3"], "raise evaluation.corpus_size"),
         (["index=ivf", "index.nlist=64"], "39"),
+        (["index=sq", "index.mode=iso_recall"], "index.mode: iso_recall: SQ8 has neither lists nor a graph"),
+        (["index=ivf", "index.mode=iso_recall", "retriever=query"], "index@evaluation.index=ivf"),
         (["questions.world_seed=3"], "both must describe one world"),
         (["retrieval=closed_book", "evaluation.source=index"], "trained without passages"),
         (["retriever=query", "index=bm25"], "no encoder to train"),

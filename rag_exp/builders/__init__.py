@@ -20,6 +20,7 @@ from rag_exp.builders.retrieval import (
     questions,
     tokenizer,
     topk,
+    tuning,
 )
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "reader_warmup",
     "tokenizer",
     "topk",
+    "tuning",
 ]

@@ -72,10 +72,14 @@ def vector_blocks(build: Build, shard: Callable[[int], Step], size: int) -> tupl
 
 
 def open_index(build: Build, setting: Setting, blocks: list[np.ndarray]) -> BuiltIndex:
+    """The setting's index, its dial set where that was tuned."""
     made = build.parent("index")  # also where there is nothing to load: it holds what is known of the index
-    if setting.index.stores_vectors:
-        return setting.index.load(made.path)
-    return setting.index.create(blocks, 0)
+    if not setting.index.stores_vectors:
+        return setting.index.create(blocks, 0)
+    found = setting.index.load(made.path)
+    if "tuning" in build.step.parents:
+        found.turn(build.parent("tuning").stats["value"])
+    return found
 
 
 def encoder_of(config: RunConfig, build: Build, role: str) -> Encoder:

@@ -153,6 +153,23 @@ def index(config: RunConfig, setting: Setting, shard: Callable[[int], Step] | No
         (build.folder / "reads_embeddings").touch()
 
 
+def tuning(config: RunConfig, setting: Setting, vectors: VectorSteps, build: Build) -> None:
+    """The index's dial at its recall target. A target out of reach is said at once, and in the record."""
+    from rag_exp.core.atomic import write_json
+    from rag_exp.retrieval.tuning import tune
+
+    size = passage_table(build).prefix_size(setting.size)
+    blocks, _ = vector_blocks(build, vectors.passages, size)
+    queries = question_vectors(build, vectors)
+    reference = _reference(config, setting.k, size, blocks, queries, vectors, build)
+    assert reference is not None
+    found = tune(open_index(build, setting, blocks), setting.index, queries, reference.exact, setting.k)
+    write_json(build.folder / "tuning.json", found.facts())
+    build.stats |= found.facts()
+    if not found.reached:
+        build.say(found.shortfall())
+
+
 def topk(
     config: RunConfig,
     setting: Setting,

@@ -53,6 +53,11 @@ class RunRecord(BaseModel):
         default_factory=dict,
         description="wall time of building each artifact (whenever it was built), and `run`: this run's own",
     )
+    search: dict[str, Any] = Field(
+        default_factory=dict,
+        description="the index's search parameters as they were used; where one was tuned to a recall, the target, the "
+        "recall on the tuning questions, how many those were, and whether it was reached",
+    )
     metrics: dict[str, float | None] = Field(default_factory=dict, description="see rag_exp.evaluation.metrics")
     nulls: dict[str, str] = Field(default_factory=dict, description="why a value is null, by its name")
     notes: list[str] = Field(

@@ -121,6 +121,10 @@ class Build:
         self._partial.mkdir(parents=True, exist_ok=True)
         return self._partial
 
+    def say(self, line: str) -> None:
+        """Report what whoever waits for the build should know at once."""
+        self.store._say(f"{self.step.name}: {line}")
+
     def parent(self, name: str) -> Artifact:
         """The finished artifact of parent ``name``, built now if it is not there yet."""
         start = time.perf_counter()

@@ -25,7 +25,8 @@ from rag_exp.retrieval.faiss_index import (
     sample_vectors,
     shape_of,
 )
-from rag_exp.retrieval.index import INDEXES, IndexOptions
+from rag_exp.retrieval.hnsw import MOST_EF
+from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 from rag_exp.retrieval.ivf import MAX_POINTS_PER_LIST, MIN_POINTS_PER_LIST, auto_nlist
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _CENTROID_GRAPH = re.compile(r"IVF(\{nlist\}|\d+)_HNSW\d*")
 _UNCOMPRESSED = re.compile(r"(IVF\d+(_HNSW\d+)?,)?Flat|(HNSW|NSG)\d+(,Flat)?")  # scores are true inner products
 
 
-class FactoryOptions(IndexOptions):
+class FactoryOptions(VectorIndexOptions):
     """What every index by a factory string has. Inner products; strings that know L2 distance alone are refused."""
 
     string: str = Field(description="faiss factory string; {nlist}, {m} and {dims} follow from the corpus")
@@ -47,13 +48,20 @@ class FactoryOptions(IndexOptions):
     )
 
     def problems(self, size: int) -> list[str]:
+        found = []
+        if self.mode == "iso_recall" and self.dial is None:
+            found.append(
+                f"index.mode: iso_recall: {self.string} has neither lists nor a graph of HNSW, so that nothing of its "
+                "search can be tuned to a recall; use index.mode=fixed, or give it lists (IVF{nlist},...)."
+            )
         needed = MIN_POINTS_PER_LIST * self._centroids(size)
         if needed <= size:
-            return []
+            return found
         return [
+            *found,
             f"index.string: {self._filled(size)} trains {self._centroids(size)} centroids, which need {needed} "
             f"passages ({MIN_POINTS_PER_LIST} each), the corpus has {size}; give the lists {{nlist}}, the product "
-            "quantizer fewer bits (PQ{m}x4: 624 passages), or use index=sq, which trains none."
+            "quantizer fewer bits (PQ{m}x4: 624 passages), or use index=sq, which trains none.",
         ]
 
     def derived(self, size: int) -> dict[str, Any]:
@@ -63,6 +71,23 @@ class FactoryOptions(IndexOptions):
     def splits_exactly(self) -> bool:
         """Unless passages are linked to each other; a graph over the centroids alone is the same for every shard."""
         return _GRAPH.search(_CENTROID_GRAPH.sub("", self.string)) is None
+
+    @property
+    def dial(self) -> str | None:
+        if "IVF" in self.string:
+            return "nprobe"
+        return "efSearch" if "HNSW" in self.string else None
+
+    def dial_values(self, size: int, k: int) -> range:
+        if self.dial == "nprobe":
+            return range(1, int(re.findall(r"IVF(\d+)", self._filled(size))[0]) + 1)
+        return range(k, max(k, min(size, MOST_EF)) + 1)
+
+    def searched_by(self) -> dict[str, Any]:
+        own = super().searched_by()
+        if self.tuned:  # the dial is one of several parameters in one string
+            own["search"] = ",".join(p for p in self.search.split(",") if not p.strip().startswith(f"{self.dial}="))
+        return own
 
     def create(self, content: Sequence[np.ndarray], seed: int) -> FactoryIndex:
         index = self.train(content, seed)
@@ -76,7 +101,7 @@ class FactoryOptions(IndexOptions):
         string = self._filled(size, dims) if size else self.string
         facts: dict[str, Any] = {"passages": 0, "dims": dims, "string": string, "reproducible": True}
         if not size:
-            return FactoryIndex(None, {**facts, "train_points": 0}, self.search)
+            return FactoryIndex(None, {**facts, "train_points": 0}, self)
         if problems := self.problems(size):
             raise DataError(problems[0])
         try:
@@ -93,10 +118,10 @@ class FactoryOptions(IndexOptions):
             facts["train_points"] = len(points)
             with faiss_threads(self._threads) if self._threads else nullcontext():
                 native.train(points)
-        return FactoryIndex(native, facts, self.search)
+        return FactoryIndex(native, facts, self)
 
     def load(self, folder: Path) -> FactoryIndex:
-        return FactoryIndex(*read_faiss(folder), self.search)
+        return FactoryIndex(*read_faiss(folder), self)
 
     @property
     def _threads(self) -> int | None:
@@ -123,16 +148,23 @@ class FactoryOptions(IndexOptions):
 class FactoryIndex(FaissIndex):
     """Whatever faiss made. Compressed codes give approximate scores, of which ``exact_scores`` tells."""
 
-    def __init__(self, native: Any, facts: dict[str, Any], search: str):
-        import faiss
-
+    def __init__(self, native: Any, facts: dict[str, Any], options: FactoryOptions):
         super().__init__(native, facts)
         self.exact_scores = _UNCOMPRESSED.fullmatch(facts["string"]) is not None
-        if native is not None and search:
-            try:
-                faiss.ParameterSpace().set_index_parameters(native, search)
-            except RuntimeError as e:
-                raise DataError(f"index.search: {facts['string']} does not take {search!r} ({_reason(e)}).") from e
+        self._dial = options.dial
+        if native is not None and options.search:
+            self._set(options.search)
+
+    def turn(self, value: int) -> None:
+        self._set(f"{self._dial}={value}")
+
+    def _set(self, search: str) -> None:
+        import faiss
+
+        try:
+            faiss.ParameterSpace().set_index_parameters(self.native, search)
+        except RuntimeError as e:
+            raise DataError(f"index.search: {self._facts['string']} does not take {search!r} ({_reason(e)}).") from e
 
     def _costs(self) -> dict[str, Any]:
         if self.native is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.embeddings import write_vectors
 from rag_exp.retrieval.exact import as_vectors, exact_topk
-from rag_exp.retrieval.index import INDEXES, BuiltIndex, IndexOptions, check_width
+from rag_exp.retrieval.index import INDEXES, BuiltIndex, VectorIndexOptions, check_width
 from rag_exp.retrieval.results import SearchResult
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _BLOCK = 65_536  # rows that faiss reads at once from the memory map
 
 
 @INDEXES.register
-class Flat(IndexOptions):
+class Flat(VectorIndexOptions):
     """Exact inner-product search over the float32 vectors. Nothing to set, nothing lost."""
 
     seeded: ClassVar[bool] = False

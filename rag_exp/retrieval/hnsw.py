@@ -10,14 +10,16 @@ from pydantic import Field
 
 from rag_exp.core.options import SEARCH
 from rag_exp.retrieval.faiss_index import FaissIndex, faiss_seed, read_faiss, shape_of
-from rag_exp.retrieval.index import INDEXES, IndexOptions
+from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 
 if TYPE_CHECKING:
     import numpy as np
 
+MOST_EF = 4096  # the most candidates that tuning tries; beyond, a graph costs more than looking at every passage
+
 
 @INDEXES.register
-class HNSW(IndexOptions):
+class HNSW(VectorIndexOptions):
     """A graph over full float32 vectors, built and searched by inner product.
 
     The graph's quality rests on vectors of similar length (every encoder here makes unit vectors).
@@ -30,6 +32,13 @@ class HNSW(IndexOptions):
     threads: int = Field(
         1, ge=1, description="threads that build; more than 1 is faster, but no two builds give the same graph"
     )
+
+    @property
+    def dial(self) -> str:
+        return "ef_search"
+
+    def dial_values(self, size: int, k: int) -> range:
+        return range(k, max(k, min(size, MOST_EF)) + 1)
 
     def create(self, content: Sequence[np.ndarray], seed: int) -> HNSWIndex:
         import faiss
@@ -55,7 +64,10 @@ class HNSWIndex(FaissIndex):
     def __init__(self, native: Any, facts: dict[str, Any], ef_search: int):
         super().__init__(native, facts)
         if native is not None:
-            native.hnsw.efSearch = ef_search
+            self.turn(ef_search)
+
+    def turn(self, value: int) -> None:
+        self.native.hnsw.efSearch = value
 
     def _costs(self) -> dict[str, Any]:
         graph = self.native.hnsw

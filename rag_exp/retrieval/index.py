@@ -9,10 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from rag_exp.core.errors import DataError
-from rag_exp.core.options import Options, Registry
+from rag_exp.core.options import SEARCH, Options, Registry
 from rag_exp.retrieval.results import SearchResult
 
 if TYPE_CHECKING:
@@ -41,6 +43,15 @@ class IndexOptions(Options):
     def derived(self, size: int) -> dict[str, Any]:
         """Build and search parameters that follow from ``size``, by name."""
         return {}
+
+    @property
+    def tuned(self) -> bool:
+        """Whether a search parameter is set by measuring recall before the search (``index.mode=iso_recall``)."""
+        return False
+
+    def searched_by(self) -> dict[str, Any]:
+        """The fields that identify a search of what was built, as far as they are chosen and not tuned."""
+        return self.only(SEARCH)
 
     @property
     def splits_exactly(self) -> bool:
@@ -74,6 +85,44 @@ class IndexOptions(Options):
         raise NotImplementedError
 
 
+class VectorIndexOptions(IndexOptions):
+    """What every index over vectors has: its search is asked as it is set, or so that it reaches a recall.
+
+    An index that is exact takes ``iso_recall`` and has nothing to tune.
+    """
+
+    mode: Annotated[Literal["fixed", "iso_recall"], SEARCH] = Field(
+        "fixed", description="fixed: search parameters as given; iso_recall: tuned until recall@k reaches the target"
+    )
+    recall_target: Annotated[float, SEARCH] = Field(
+        0.95, gt=0, le=1, description="recall@k against exact search that iso_recall tunes to"
+    )
+    tuning_questions: Annotated[int, SEARCH] = Field(
+        512, ge=1, description="questions of the train split that iso_recall measures recall on; none are evaluated"
+    )
+
+    @property
+    def dial(self) -> str | None:
+        """The one search parameter whose rise makes recall rise; None where there is none."""
+        return None
+
+    def dial_values(self, size: int, k: int) -> range:
+        """What the dial may be set to over ``size`` passages, rising; the last one finds the most."""
+        raise NotImplementedError
+
+    @property
+    def tuned(self) -> bool:
+        return self.mode == "iso_recall" and self.dial is not None
+
+    def tuned_by(self) -> dict[str, Any]:
+        """The fields that, with the search's own, identify how the dial is set."""
+        return {"recall_target": self.recall_target, "questions": self.tuning_questions}
+
+    def searched_by(self) -> dict[str, Any]:
+        own = {n: v for n, v in self.only(SEARCH).items() if n not in VectorIndexOptions.model_fields}
+        return {n: v for n, v in own.items() if not (self.tuned and n == self.dial)}
+
+
 class BuiltIndex(ABC):
     """A searchable index.
 
@@ -97,6 +146,10 @@ class BuiltIndex(ABC):
     def add(self, content: Sequence[np.ndarray]) -> None:
         """Add blocks of vectors [rows, D] to what :meth:`IndexOptions.train` made, ids running on."""
         raise NotImplementedError
+
+    def turn(self, value: int) -> None:
+        """Set the dial of its options (:attr:`VectorIndexOptions.dial`)."""
+        raise NotImplementedError(f"{type(self).__name__} has no dial")
 
     @abstractmethod
     def save(self, folder: Path) -> None:

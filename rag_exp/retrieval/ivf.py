@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rag_exp.core.options import SEARCH
 from rag_exp.retrieval.faiss_index import FaissIndex, faiss_seed, read_faiss, sample_vectors, shape_of
-from rag_exp.retrieval.index import INDEXES, IndexOptions
+from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ def auto_nlist(size: int) -> int:
 
 
 @INDEXES.register
-class IVF(IndexOptions):
+class IVF(VectorIndexOptions):
     """Inverted file over full float32 vectors (Jegou et al. 2011, without compression)."""
 
     kind: Literal["ivf"] = "ivf"
@@ -49,13 +49,20 @@ class IVF(IndexOptions):
                 f"index.nlist: {self.nlist} lists need {self.nlist * MIN_POINTS_PER_LIST} passages to train on "
                 f"({MIN_POINTS_PER_LIST} each), the corpus has {size}; {say}, or index.nlist=auto ({auto_nlist(size)})."
             )
-        if self.nprobe > self.nlist:
+        if self.nprobe > self.nlist and not self.tuned:
             found.append(f"index.nprobe: {self.nprobe} is more than the {self.nlist} lists of index.nlist.")
         return found
 
     def derived(self, size: int) -> dict[str, Any]:
         nlist = auto_nlist(size) if self.nlist == "auto" else self.nlist
-        return {"nlist": nlist, "nprobe": min(self.nprobe, nlist)}
+        return {"nlist": nlist, **({} if self.tuned else {"nprobe": min(self.nprobe, nlist)})}
+
+    @property
+    def dial(self) -> str:
+        return "nprobe"
+
+    def dial_values(self, size: int, k: int) -> range:
+        return range(1, self.derived(size)["nlist"] + 1)
 
     @property
     def splits_exactly(self) -> bool:
@@ -93,7 +100,10 @@ class IVFIndex(FaissIndex):
     def __init__(self, native: Any, facts: dict[str, Any], nprobe: int):
         super().__init__(native, facts)
         if native is not None:
-            native.nprobe = min(nprobe, facts["nlist"])
+            self.turn(nprobe)
+
+    def turn(self, value: int) -> None:
+        self.native.nprobe = min(value, self._facts["nlist"])
 
     def _costs(self) -> dict[str, Any]:
         if self.native is None:

@@ -66,10 +66,10 @@ def search_topk(
     """
     if reference is not None and index.is_exact:
         result = reference.exact.first(k)
-        searched, seconds, _ = _search(index, queries[:_SAMPLE], k)
+        searched, seconds, _ = search_all(index, queries[:_SAMPLE], k)
         distances: int | None = len(queries) * index.size
     else:
-        result, seconds, distances = _search(index, queries, k)
+        result, seconds, distances = search_all(index, queries, k)
         searched = result
         if reference is not None and index.exact_scores:
             result = result.with_log_partition(reference.exact.log_partition_Q)
@@ -120,7 +120,9 @@ def join_queries(parts: Sequence[SearchResult], k: int) -> SearchResult:
     return SearchResult.of(ids, scores, k)
 
 
-def _search(index: BuiltIndex, queries: np.ndarray | Sequence[str], k: int) -> tuple[SearchResult, float, int | None]:
+def search_all(
+    index: BuiltIndex, queries: np.ndarray | Sequence[str], k: int
+) -> tuple[SearchResult, float, int | None]:
     """The result in batches, the seconds it took, and the vectors compared."""
     parts, distances, seconds = [], 0, 0.0
     for start in range(0, len(queries), _BATCH):
