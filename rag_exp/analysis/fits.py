@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rag_exp.analysis.factors import factor_lines
 from rag_exp.analysis.study_fits import StudyFits, basis_of, details, fit_table, summary
 from rag_exp.analysis.tables import load_study
 from rag_exp.core.errors import ConfigError, DataError
@@ -15,6 +16,8 @@ from rag_exp.laws.options import LawOptions
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from rag_exp.laws.factor_rows import Answers
 
 PER_QUESTION = ("nll", "nll_any")
 """Metrics that are plain means over questions and stand in the predictions under the same name."""
@@ -46,13 +49,16 @@ def fit_study(plan: Plan, records: Sequence[RunRecord]) -> Iterator[str]:
     if known is not None:
         for f in known.fits:
             yield from (summary(f), *details(f, known.metric))
+        if known.factorised is not None:
+            yield from factor_lines(known.factorised)
         yield from (f"note: {n}" for n in known.notes)
         yield f"{len(known.fits)} fit cards, as they were (the same runs and options): {plan.folder / 'fits'}"
         return
     metric = options.metric or plan.metric
     losses, reason = question_losses(records, plan.root, metric)
     lines: list[str] = []
-    fits = fit_table(table, options, losses, lines.append)
+    answers = question_answers(records, plan.root) if options.factorised and options.bootstrap else {}
+    fits = fit_table(table, options, losses, lines.append, answers)
     yield from lines
     if reason and options.bootstrap:
         fits.notes.append(f"Intervals come from the runs' residuals alone: {reason}.")
@@ -145,6 +151,38 @@ def question_losses(records: Sequence[RunRecord], root: Path, metric: str) -> tu
     elif absent:
         reason = f"the answers of {absent} of {len(records)} runs are not in the store any more"
     return same, reason
+
+
+def question_answers(records: Sequence[RunRecord], root: Path) -> dict[str, Answers]:
+    """Per run id whose answers are in the store: nats, whether gold was read and covered, in one order of questions.
+
+    Runs that were asked other questions than the first one, or questions without gold passages, are passed over.
+    """
+    import numpy as np
+
+    from rag_exp.laws.factor_rows import Answers
+
+    found: dict[str, Answers] = {}
+    order: list[str] = []
+    for record in records:
+        file = _predictions(record, root)
+        if file is None:
+            continue
+        import pyarrow.parquet as pq
+
+        if not {"gold_rank", "gold_in_corpus"} <= set(pq.read_schema(file).names):
+            continue
+        table = pq.read_table(file, columns=["id", "nll", "gold_rank", "gold_in_corpus"])
+        columns = [table[name].to_pylist() for name in ("nll", "gold_rank", "gold_in_corpus")]
+        by_id = dict(zip(table["id"].to_pylist(), zip(*columns, strict=True), strict=True))
+        order = order or list(by_id)
+        if by_id.keys() != set(order) or any(v[0] is None or v[2] is None for v in by_id.values()):
+            continue
+        nll, rank, covered = zip(*(by_id[q] for q in order), strict=True)
+        found[record.run_id] = Answers(
+            np.array(nll, dtype=float), np.array([r is not None for r in rank]), np.array(covered, dtype=bool)
+        )
+    return found
 
 
 def _predictions(record: RunRecord, root: Path) -> Path | None:

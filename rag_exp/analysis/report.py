@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.analysis.effects import effect
+from rag_exp.analysis.factors import factors_section
 from rag_exp.analysis.figures import Figure, figures_of, save_figures
 from rag_exp.analysis.page import GREEK, Cell, Chart, Page, mathed
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, described
@@ -60,6 +61,8 @@ def write_report(table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any], 
         page.paragraph("Each figure is also in figures/ as PNG and PDF. Point at a mark to read its values.", "note")
     _laws(page, fits)
     _heldout(page, fits)
+    if fits.factorised is not None:
+        factors_section(page, fits.factorised)
     _runs(page, table, fits.metric)
     _nulls(page, table)
     _source(page, table, plan)

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from rag_exp.analysis.factors import StudyFactors
     from rag_exp.laws.card import LawFit
+    from rag_exp.laws.factor_rows import Answers
 
 FOLDER = "fits"
 FITS_VERSION = 2  # of what a fit card holds; cards of another version are made anew
+FACTORISED = "factorised"
 MIN_LEVELS = 3
 MIN_CLUSTERS = 4
 SETTINGS = ("index", "growth", "K", "K_train")
@@ -83,6 +86,7 @@ class StudyFits:
     fits: list[StudyFit]
     notes: list[str]
     basis: str
+    factorised: StudyFactors | None = None
 
     def joint(self) -> StudyFit | None:
         """The law in N and M with the most rows."""
@@ -106,12 +110,16 @@ class StudyFits:
             path = folder / FOLDER / f"{f.name}.json"
             write_text(path, card_text(f.to_dict()) + "\n")
             files.append(path)
+        if self.factorised is not None:
+            files.append(folder / FOLDER / f"{FACTORISED}.json")
+            write_text(files[-1], card_text(self.factorised.to_dict()) + "\n")
         index = {
             "metric": self.metric,
             "arm": self.arm,
             "notes": self.notes,
             "basis": self.basis,
             "laws": [f.name for f in self.fits],
+            "factorised": self.factorised is not None,
         }
         write_text(folder / FOLDER / "index.json", json.dumps(index, indent=2, ensure_ascii=False) + "\n")
         for stale in set((folder / FOLDER).glob("*.json")) - {*files, folder / FOLDER / "index.json"}:
@@ -125,14 +133,22 @@ class StudyFits:
         Raises:
             DataError: there are no fit cards, or one is damaged.
         """
+        from rag_exp.analysis.factors import StudyFactors
+
         folder = Path(folder)
         try:
             index = json.loads((folder / FOLDER / "index.json").read_text(encoding="utf-8"))
-            cards = [json.loads((folder / FOLDER / f"{n}.json").read_text(encoding="utf-8")) for n in index["laws"]]
+            cards = [_card(folder, name) for name in index["laws"]]
             fits = [StudyFit.from_dict(card) for card in cards]
-            return cls(index["metric"], index["arm"], fits, index["notes"], index["basis"])
+            factors = StudyFactors.from_dict(_card(folder, FACTORISED)) if index.get("factorised") else None
+            return cls(index["metric"], index["arm"], fits, index["notes"], index["basis"], factors)
         except (OSError, ValueError, KeyError, TypeError, LawError) as e:
             raise DataError(f"{folder / FOLDER}: no readable fit cards ({e}). Fit first: rag-exp fit study=NAME") from e
+
+
+def _card(folder: Path, name: str) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((folder / FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return card
 
 
 def fit_table(
@@ -140,6 +156,7 @@ def fit_table(
     options: LawOptions | None = None,
     losses: Mapping[str, Any] | None = None,
     report: Callable[[str], None] | None = None,
+    answers: Mapping[str, Answers] | None = None,
 ) -> StudyFits:
     """Fit every law that the table can carry.
 
@@ -148,6 +165,7 @@ def fit_table(
         losses: per run id its losses on the same questions in the same order; where they are at hand, replicates
             resample the questions (see ``LawOptions.resample``).
         report: called with a line per law.
+        answers: per run id its answers question by question, for the factorised law's replicates.
 
     Returns:
         the laws; one that cannot be fitted stands there with its reason.
@@ -156,6 +174,7 @@ def fit_table(
         DataError: the metric is in no run.
     """
     options = options or LawOptions()
+    from rag_exp.analysis.factors import factor_lines, fit_factors
     from rag_exp.analysis.tables import finished
 
     metric = options.metric or table.attrs["metric"]
@@ -167,6 +186,11 @@ def fit_table(
     for where, group in groups(rows, conditions):
         shown = {k: v for k, v in where.items() if names[k] or k in ("index", "growth")}
         fitter.condition(shown, group)
+    factors = None
+    if options.factorised:
+        factors = fit_factors(rows, conditions, options, answers or {})
+        for line in factor_lines(factors):
+            fitter.report(line)
     notes = list(fitter.notes)
     if not len(rows):
         notes.append(f"No finished run of arm {options.arm} has N, M and {metric}.")
@@ -175,7 +199,7 @@ def fit_table(
     seeds = rows.groupby(["N"])["seed"].nunique() if len(rows) else None
     if seeds is not None and len(seeds) and (seeds < 2).all():
         notes.append("Each model size was trained with one seed: what another seed would change is in no interval.")
-    return StudyFits(metric, options.arm, fitter.fits, notes, basis_of(table, options))
+    return StudyFits(metric, options.arm, fitter.fits, notes, basis_of(table, options), factors)
 
 
 def basis_of(table: pd.DataFrame, options: LawOptions) -> str:

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit, Prediction
     from rag_exp.laws.choice import acceptable, choose, compare
+    from rag_exp.laws.factor_rows import Answers
+    from rag_exp.laws.factoring import fit_factorised, leave_index_out, leave_largest_out
+    from rag_exp.laws.factorised import FactorisedFit
     from rag_exp.laws.fitting import fit
     from rag_exp.laws.forms import FORMS, Form, form_by_name
     from rag_exp.laws.isoflops import isoflop
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
     from rag_exp.laws.unique import unique_parameters
 
 _HOME = {
+    "Answers": "factor_rows",
     "FORMS": "forms",
+    "FactorisedFit": "factorised",
     "LAWS": "options",
     "Form": "forms",
     "LawFit": "card",
@@ -40,8 +45,11 @@ _HOME = {
     "choose": "choice",
     "compare": "choice",
     "fit": "fitting",
+    "fit_factorised": "factoring",
     "form_by_name": "forms",
     "isoflop": "isoflops",
+    "leave_index_out": "factoring",
+    "leave_largest_out": "factoring",
     "profile": "likelihood",
     "question_bootstrap": "uncertainty",
     "simulate": "simulation",
@@ -51,6 +59,8 @@ _HOME = {
 __all__ = [
     "FORMS",
     "LAWS",
+    "Answers",
+    "FactorisedFit",
     "Form",
     "LawFit",
     "LawOptions",
@@ -60,8 +70,11 @@ __all__ = [
     "choose",
     "compare",
     "fit",
+    "fit_factorised",
     "form_by_name",
     "isoflop",
+    "leave_index_out",
+    "leave_largest_out",
     "profile",
     "question_bootstrap",
     "simulate",

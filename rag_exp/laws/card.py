@@ -31,6 +31,13 @@ def card_text(value: dict[str, Any]) -> str:
     return _NUMBERS.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
 
 
+def thinned(draws: np.ndarray | None) -> np.ndarray | None:
+    """At most ``CARD_DRAWS`` draws, evenly spaced: equal numbers of draws stay paired."""
+    if draws is None or len(draws) <= CARD_DRAWS:
+        return draws
+    return draws[np.linspace(0, len(draws) - 1, CARD_DRAWS).round().astype(int)]
+
+
 class Prediction(NamedTuple):
     """Predicted losses with a pointwise interval of the curve (not of a new run, which adds its own noise).
 
@@ -164,9 +171,7 @@ class LawFit:
 
     def to_dict(self) -> dict[str, Any]:
         """The fit card as plain values (see :meth:`to_json`)."""
-        draws = self.draws_Rp
-        if draws is not None and len(draws) > CARD_DRAWS:
-            draws = draws[np.linspace(0, len(draws) - 1, CARD_DRAWS).round().astype(int)]
+        draws = thinned(self.draws_Rp)
         return {
             "schema": CARD_SCHEMA,
             "form": self.form.label,

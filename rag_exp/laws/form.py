@@ -26,6 +26,7 @@ AXES = {
     "D": "tokens the generator processed in training, passages and repeats included",
     "M": "passages in the index",
     "K": "passages read per question",
+    "S": "passages that a search compares with a question",
     "C": "training compute in FLOP",
     "L": "loss in nats",
     "U": "training tokens that are not repeats",

@@ -350,3 +350,34 @@ class JointHill(Form):
     name = "joint_hill"
     summary = "what too few parameters cost, less a gain that saturates with the corpus"
     terms = (falling("A", "N", "alpha"), Term("G", -1, curve=Hill("M")))
+
+
+@register
+class Crowded(Form):
+    """B M^rho K^-kappa: the share of gold passages that others crowd out of the K best of M."""
+
+    name = "crowded"
+    summary = "a share missed that rises with the corpus and falls with the passages read"
+    floor = None
+    terms = (Term("B", 1, (Factor("M", "rho", 1), Factor("K", "kappa", -1))),)
+    score = True
+
+
+@register
+class Unsearched(Form):
+    """B M^rho S^-kappa: the share of the best passages that an index misses when it compares S of M."""
+
+    name = "unsearched"
+    summary = "a share missed that rises with the corpus and falls with the passages compared"
+    floor = None
+    terms = (Term("B", 1, (Factor("M", "rho", 1), Factor("S", "kappa", -1))),)
+    score = True
+
+
+@register
+class Reading(Form):
+    """E + A N^-alpha + B K^beta: a reader among K passages, of which the others are in its way."""
+
+    name = "reading"
+    summary = "a floor, what too few parameters cost and what further passages in the way cost"
+    terms = (falling("A", "N", "alpha"), rising("B", "K", "beta"))

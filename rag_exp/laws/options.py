@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -28,6 +28,9 @@ class LawOptions(Options):
     joint: tuple[str, ...] = Field(
         ("joint", "joint_gain", "joint_log_gain", "joint_coverage", "joint_rising"), description="candidates in both"
     )
+    factorised: bool = Field(
+        False, description="whether the law through coverage, rank, index recall and use is fitted too"
+    )
     loss: Loss = Field("huber_log", description="of the residuals (see rag_exp.laws.fit)")
     delta: float = Field(
         0.02, gt=0, description="Huber's threshold, in log units: residuals beyond it count as outliers"
@@ -46,6 +49,13 @@ class LawOptions(Options):
     )
     level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
     seed: int = 0
+
+    def identity(self, *leave_out: str) -> dict[str, Any]:
+        """The identity, without a law that is not asked for."""
+        found = super().identity(*leave_out)
+        if not self.factorised:
+            del found["factorised"]
+        return found
 
     @field_validator("over_N", "over_M", "joint")
     @classmethod

@@ -20,7 +20,13 @@ OTHER = {
     "chinchilla": {"B": 300.0, "beta": 0.25},
 }
 
-PLAIN = [n for n in sorted(FORMS) if set(form_by_name(n).parameters) <= TRUTH.keys() and n != "chinchilla_tied"]
+PLAIN = [
+    n
+    for n in sorted(FORMS)
+    if set(form_by_name(n).parameters) <= TRUTH.keys()
+    and set(form_by_name(n).variables) <= {"N", "M", "D"}
+    and n != "chinchilla_tied"
+]
 """Forms of powers and logarithms alone; those with curves are in test_forms.py."""
 
 

@@ -62,6 +62,9 @@ EQUATIONS = {
     "rag_power": lambda p, N, D, M: _chinchilla(p, N, D) - p["G"] * M ** p["gamma"],
     "rag_hill": lambda p, N, D, M: _chinchilla(p, N, D) - p["G"] * M ** p["h"] / (p["M0"] ** p["h"] + M ** p["h"]),
     "rag_interaction": lambda p, N, D, M: _chinchilla(p, N, D) - p["G"] * N ** -p["delta"] * np.log(1 + M / p["M0"]),
+    "crowded": lambda p, M, K: p["B"] * M ** p["rho"] * K ** -p["kappa"],
+    "unsearched": lambda p, M, S: p["B"] * M ** p["rho"] * S ** -p["kappa"],
+    "reading": lambda p, N, K: p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * K ** p["beta"],
 }
 
 
@@ -69,6 +72,7 @@ _ND = {"N": np.geomspace(1e7, 1e10, 5), "D": np.geomspace(1e9, 1e12, 5)}
 _NM = {"N": np.geomspace(2e5, 4e6, 5), "M": np.geomspace(1000, 32_380, 5)}
 _NDM = {"N": np.geomspace(1e7, 1e10, 4), "D": np.geomspace(1e9, 1e12, 4), "M": np.geomspace(1e3, 1e6, 6)}
 _CHINCHILLA = {"E": 1.8, "A": 480.0, "B": 2080.0, "alpha": 0.35, "beta": 0.37}
+_M = {"M": np.geomspace(1000, 32_380, 5)}
 _KAPLAN = {"Nc": 8.8e13, "Dc": 5.4e13, "alpha_N": 0.076, "alpha_D": 0.095}
 _JOINT = {"E": 2.0, "A": 150.0, "alpha": 0.35}
 
@@ -107,6 +111,9 @@ TRUTHS = {
     "rag_power": (_NDM, {**_CHINCHILLA, "G": 0.04, "gamma": 0.2}),
     "rag_hill": (_NDM, {**_CHINCHILLA, "G": 0.9, "h": 0.9, "M0": 2e4}),
     "rag_interaction": (_NDM, {**_CHINCHILLA, "G": 1.5, "delta": 0.12, "M0": 8000.0}),
+    "crowded": ({**_M, "K": np.array([1.0, 2.0, 4.0, 8.0])}, {"B": 0.01, "rho": 0.3, "kappa": 0.7}),
+    "unsearched": ({**_M, "S": np.array([100.0, 200.0, 800.0])}, {"B": 0.9, "rho": 0.3, "kappa": 0.7}),
+    "reading": ({"N": _NM["N"], "K": np.array([1.0, 2.0, 4.0, 8.0])}, {**_JOINT, "B": 0.1, "beta": 0.6}),
 }
 
 

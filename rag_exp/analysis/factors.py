@@ -1,0 +1,223 @@
+"""The factorised law of a study: its rows, its card, and what it says in words and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.analysis.page import GREEK, Cell, Page, mathed
+from rag_exp.core.errors import LawError
+from rag_exp.laws.options import LawOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rag_exp.laws.factor import Factor
+    from rag_exp.laws.factor_rows import Answers
+    from rag_exp.laws.factorised import FactorisedFit
+
+# What the factors themselves stand for: a run's index, how it was searched, and how much is read.
+_THROUGH_FACTORS = ("config.index.", "config.evaluation.index.", "config.retrieval.k", "config.evaluation.k")
+
+
+@dataclass
+class StudyFactors:
+    """A study's factorised law, or why there is none.
+
+    Attributes:
+        held_out: rows of :func:`rag_exp.laws.leave_index_out`.
+        largest: the error at the largest N and M, fitted without it; None where the rest cannot carry the law.
+        run_ids: the run of every row given to the fit.
+    """
+
+    law: FactorisedFit | None
+    reason: str | None = None
+    held_out: list[dict[str, Any]] = field(default_factory=list)
+    largest: dict[str, float | None] = field(default_factory=dict)
+    run_ids: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "law": self.law.to_dict() if self.law else None}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> StudyFactors:
+        from rag_exp.laws.factorised import FactorisedFit
+
+        law = FactorisedFit.from_dict(value["law"]) if value["law"] else None
+        return cls(**{**value, "law": law})
+
+
+def fit_factors(
+    rows: pd.DataFrame, conditions: list[str], options: LawOptions, answers: Mapping[str, Answers]
+) -> StudyFactors:
+    """Fit the factorised law to the runs of one arm.
+
+    All index types, corpora and K go together, since each enters through what was measured of it. Runs that differ
+    otherwise (another objective, say) are other curves: the largest group is taken.
+
+    Args:
+        rows: finished runs of the arm.
+        conditions: the columns that make other curves.
+        answers: per run id its answers, where they are at hand.
+    """
+    from rag_exp.laws.factoring import fit_factorised, leave_index_out, leave_largest_out
+
+    apart = [c for c in conditions if c not in ("index", "growth", "K") and not c.startswith(_THROUGH_FACTORS)]
+    if "K_train" in apart and (rows["K_train"] == rows["K"]).all():
+        apart.remove("K_train")
+    if apart and len(rows):
+        rows = max((g for _, g in rows.groupby([rows[c].map(str) for c in apart], sort=False)), key=len)
+    found = StudyFactors(None, run_ids=rows["run_id"].tolist())
+    checkpoints = rows["artifacts.checkpoint"].map(str).tolist() if "artifacts.checkpoint" in rows else None
+    given: dict[str, Any] = {"loss": options.loss, "delta": options.delta, "level": options.level, "seed": options.seed}
+    by_row = {i: answers[run] for i, run in enumerate(found.run_ids) if run in answers}
+    own = by_row if len(by_row) == len(rows) and options.resample in ("auto", "questions") else None
+    try:
+        found.law = fit_factorised(rows, bootstrap=options.bootstrap, cluster=checkpoints, answers=own, **given)
+        found.held_out = leave_index_out(rows, cluster=checkpoints, **given)
+    except LawError as e:
+        found.reason = str(e)
+        return found
+    for axis in ("N", "M"):
+        try:
+            found.largest[axis] = leave_largest_out(rows, axis, cluster=checkpoints, **given)
+        except LawError:
+            found.largest[axis] = None
+    return found
+
+
+def factor_lines(found: StudyFactors) -> Iterator[str]:
+    """For the terminal: a line per factor and one per index type that was held out."""
+    if found.law is None:
+        yield f"factorised: no law: {found.reason}"
+        return
+    yield f"factorised: nll = {found.law.equation}"
+    for name, factor in found.law.factors.items():
+        yield f"  {name}: {_said(factor, found.law.level)}"
+    for axis, error in found.largest.items():
+        if error is not None:
+            yield f"  fitted without the largest {axis}, it errs there by {error:.2%}"
+    for row in found.held_out:
+        if row["rmse"] is None:
+            yield f"  without {row['index']}: not fitted: {row['reason']}"
+        else:
+            yield (
+                f"  an unseen {row['index']} index, from its measured recall, within {row['rmse']:.2%} of the loss "
+                f"({row['rmse_as_exact']:.2%} if taken for exact search)"
+            )
+
+
+def factors_section(page: Page, found: StudyFactors) -> None:
+    """The report's section."""
+    page.heading("Through what was retrieved")
+    if found.law is None:
+        page.paragraph(f"No factorised law: {found.reason}")
+        return
+    law = found.law
+    page.paragraph(
+        "A question is answered with its gold passage among those read, or without: the loss is P u₁ + (1 − P) u₀, "
+        "where P = coverage × rank × index. Each factor is fitted on its own logged metric, so that an index enters "
+        "through its measured recall and the passages read through how often they hold gold."
+    )
+    for sentence in recall_sentences(law):
+        page.paragraph(sentence)
+    rows = []
+    for name, factor in law.factors.items():
+        rows.append(
+            [Cell(escape(name)), Cell(escape(factor.metric)), _equation(factor), Cell(_intervals(factor, law.level))]
+        )
+    page.table(["factor", "of", "law", f"{law.level:.0%} intervals"], rows)
+    errors = [f"{e:.1%} at the largest {axis}" for axis, e in found.largest.items() if e is not None]
+    if errors:
+        page.paragraph(f"Fitted without them, it errs by {' and by '.join(errors)}.")
+    if found.held_out:
+        page.paragraph(
+            "Each index type was also left out and then predicted from its measured recall alone. A law with a dummy "
+            "per index type knows nothing of a new one; taking it for exact search is the best it can do.",
+            "note",
+        )
+        shown = [
+            [Cell(escape(r["index"])), Cell(str(r["rows"]), r["rows"], True)]
+            + [
+                Cell(f'<span class="note">{escape(r.get("reason", ""))}</span>') if r[k] is None else _percent(r[k])
+                for k in ("rmse", "rmse_as_exact")
+            ]
+            for r in found.held_out
+        ]
+        page.table(["index", "runs", "error from its recall", "error as exact search"], shown)
+    for warning in law.warnings:
+        page.paragraph(f"Note: {warning}.", "note")
+
+
+def recall_sentences(law: FactorisedFit) -> Iterator[str]:
+    """What a tenth of index recall and of coverage are worth, for the largest reader over the largest corpus."""
+    import numpy as np
+
+    top = {axis: high for axis, (_, high) in law.ranges.items()}
+    growth = next(iter(law.coverage))
+    names = {
+        "index_recall@k": "a tenth of the best passages lost by an index",
+        "gold_in_corpus": "a tenth less coverage",
+    }
+    for column, words in names.items():
+        both = {a: [v, v] for a, v in top.items()} | {"growth": [growth, growth], column: [1.0, 0.9]}
+        if column == "index_recall@k":
+            both["index_recall@1"] = [1.0, 0.9]
+        try:
+            value = law.predict(both)
+        except LawError:
+            continue
+        text = f"{words[0].upper()}{words[1:]} costs {value[1] - value[0]:.2g} nats"
+        if law.resampling["draws"]:
+            draws = law.predict_draws(both)
+            tail = 50 * (1 - law.level)
+            low, high = np.percentile(draws[:, 1] - draws[:, 0], [tail, 100 - tail])
+            text += f" [{low:.2g}, {high:.2g}]"
+        yield f"{text} ({top['N']:,.0f} parameters, {top['M']:,.0f} passages, {top['K']:g} read)."
+
+
+def _said(factor: Factor, level: float) -> str:
+    if factor.law is not None:
+        numbers = ", ".join(f"{k} {v:.4g}{_range(factor.law.intervals.get(k))}" for k, v in factor.law.params.items())
+        return f"{factor.metric} = {factor.law.form.equation}: {numbers}"
+    if factor.constant is not None:
+        return f"{factor.metric} = {factor.constant:.4g}{_range(_constant_interval(factor, level))}"
+    return f"{factor.metric}: no law: {factor.reason}"
+
+
+def _equation(factor: Factor) -> Cell:
+    from rag_exp.analysis.words import equation_with_numbers
+
+    if factor.law is not None:
+        text = mathed(equation_with_numbers(factor.law).removeprefix("loss = "))
+        return Cell(f'<span class="equation">{text}</span>')
+    if factor.constant is not None:
+        return Cell(f"{factor.constant:.4g}")
+    return Cell(f'<span class="note">no law: {escape(factor.reason or "")}</span>', wide=True)
+
+
+def _intervals(factor: Factor, level: float) -> str:
+    if factor.law is not None:
+        return ", ".join(
+            f"<i>{GREEK.get(k, k)}</i>{_range(v)}" for k, v in factor.law.intervals.items() if v is not None
+        )
+    return _range(_constant_interval(factor, level)).strip()
+
+
+def _constant_interval(factor: Factor, level: float) -> tuple[float, float] | None:
+    import numpy as np
+
+    if factor.draws_R is None or not np.ptp(factor.draws_R):
+        return None
+    low, high = np.percentile(factor.draws_R, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
+def _range(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:.3g}, {interval[1]:.3g}]"
+
+
+def _percent(value: float) -> Cell:
+    return Cell(f"{value:.2%}", value, True)

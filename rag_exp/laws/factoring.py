@@ -1,0 +1,194 @@
+"""``fit_factorised``: every factor of :mod:`rag_exp.laws.factorised` on its own logged metric, resampled together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rag_exp.core.errors import LawError
+from rag_exp.core.rng import numpy_rng
+from rag_exp.laws.factor import Candidate, Factor, fit_factor
+from rag_exp.laws.factor_rows import COLUMNS, EXACT, RECALLS, Answers, FactorRows, resampled
+from rag_exp.laws.factorised import FactorisedFit, Points
+
+COVERAGE = (Candidate("gain(M)", {"E": 1.0}), Candidate("power(M)"), Candidate("saturating(M)"))
+RANK = (Candidate("crowded"), Candidate("rising(M)", {"E": 0.0}), Candidate("power(K)"))
+RECALL = (Candidate("unsearched"), Candidate("rising(M)", {"E": 0.0}), Candidate("power(S)"))
+USE = (Candidate("reading"), Candidate("saturating(N)"), Candidate("power(N)"))
+
+
+def fit_factorised(
+    data: Any,
+    *,
+    loss: str = "huber_log",
+    delta: float = 0.02,
+    level: float = 0.95,
+    bootstrap: int = 0,
+    seed: int = 0,
+    cluster: Sequence[Any] | None = None,
+    answers: Mapping[int, Answers] | None = None,
+) -> FactorisedFit:
+    """Fit the factorised law (its equations are in :mod:`rag_exp.laws.factorised`).
+
+    A replicate resamples the questions, the same for all runs and all factors, and shakes what each factor's law
+    leaves unexplained (a wild bootstrap, by cluster). Without ``answers`` the shares alone have the questions' noise,
+    binomial and common to all runs.
+
+    Args:
+        data: a DataFrame or mapping, one row per run, with the columns ``NEEDED`` and ``RECALLS`` of
+            :mod:`rag_exp.laws.factor_rows`; ``growth`` and ``index`` where there are several;
+            ``distances_per_query`` where it was counted.
+        loss: of the nats' residuals; those of shares are squared and weighted by the questions that they are of.
+        bootstrap: how many replicates.
+        cluster: a label per row (its checkpoint), whose rows are shaken together.
+        answers: per row of ``data``, by position, its answers.
+
+    Raises:
+        LawError: a column is absent, no row can be used, or the questions need several passages each.
+    """
+    runs = FactorRows.read(data, cluster)
+    again = resampled(runs, bootstrap, seed, answers)
+    options = {"loss": loss, "delta": delta, "level": level, "seed": seed}
+
+    def factor(metric: str, name: str, candidates: tuple[Candidate, ...], at: np.ndarray, w: np.ndarray) -> Factor:
+        score = name not in ("nll_gold_found", "nll_gold_missed")
+        axes = {a: runs[a][at] for a in (("M", "K", "S") if score else ("N", "K"))}
+        replicates = again[name][:, at] if again else None
+        clusters = None if score or runs.clusters is None else [runs.clusters[i] for i in at]
+        return fit_factor(
+            metric, candidates, axes, runs[name][at], w[at], replicates, score=score, options=options, clusters=clusters
+        )
+
+    Q, P, covered = runs["questions"], runs["gold_found"], runs["gold_in_corpus"]
+    coverage = {
+        growth: factor(
+            "share not covered", "uncovered", COVERAGE, runs.distinct("M", "uncovered", where=runs.growth == growth), Q
+        )
+        for growth in dict.fromkeys(runs.growth.tolist())
+    }
+    searched = runs.distinct("M", "K", "outranked", "uncovered", where=runs.exact & (covered > 0))
+    recall = {
+        kind: factor(
+            "share of neighbours missed",
+            "neighbours_missed",
+            RECALL,
+            runs.distinct("M", "K", "S", "neighbours_missed", where=(runs.index == kind) & runs.compared),
+            Q,
+        )
+        for kind in dict.fromkeys(runs.index[~runs.exact].tolist())
+    }
+    found = FactorisedFit(
+        coverage=coverage,
+        rank=factor("share outranked", "outranked", RANK, searched, Q * covered),
+        index=_index_factor(runs, again, seed),
+        recall=recall,
+        found=factor("nats with gold", "nll_gold_found", USE, np.flatnonzero(P > 0), Q * P),
+        missed=factor("nats without gold", "nll_gold_missed", USE, np.flatnonzero(P < 1), Q * (1 - P)),
+        level=level,
+        ranges={a: (float(runs[a].min()), float(runs[a].max())) for a in ("N", "M", "K")},
+        rows={
+            "positions": runs.positions.tolist(),
+            "left_out": runs.left_out,
+            "exact": sorted(set(runs.index[runs.exact].tolist())),
+            "first_share": runs.first_share,
+        },
+        resampling={
+            "kind": None if not bootstrap else "given and wild" if answers else "binomial and wild",
+            "draws": bootstrap,
+            "seed": seed if bootstrap else None,
+        },
+    )
+    found.warnings = list(dict.fromkeys(w for f in found.factors.values() for w in f.warnings))
+    return found
+
+
+def leave_index_out(data: Any, **options: Any) -> list[dict[str, Any]]:
+    """How the law predicts an index type that it was not fitted on, from that type's measured recall.
+
+    A law with a dummy per index type has nothing to say of a new one; the best that it can do is to give it what exact
+    search has. That stands beside.
+
+    Args:
+        data, options: as for :func:`fit_factorised`.
+
+    Returns:
+        per index type that is not exact: ``index``, ``rows``, ``rmse`` of log(prediction / nll) and
+        ``rmse_as_exact``, or a ``reason``.
+    """
+    points = Points(data, COLUMNS)
+    kinds, recall = points.labels("index"), points.numbers("index_recall@k")
+    if kinds is None or recall is None:
+        return []
+    out = []
+    for kind in sorted({str(k) for k, r in zip(kinds, recall, strict=True) if r < EXACT}):
+        held = np.array([str(k) == kind for k in kinds]) & ~np.isnan(recall)
+        row: dict[str, Any] = {"index": kind, "rows": int(held.sum()), "rmse": None, "rmse_as_exact": None}
+        try:
+            law, asked = _fitted_without(points, held, options)
+            exact = {k: v for k, v in asked.items() if k not in RECALLS}
+            row |= {"rmse": _error(law, asked), "rmse_as_exact": _error(law, exact)}
+        except LawError as e:
+            row["reason"] = str(e)
+        out.append(row)
+    return out
+
+
+def leave_largest_out(data: Any, axis: str, **options: Any) -> float:
+    """RMSE of log(prediction / nll) at the largest N, M or K, fitted without it; index recall is as measured there.
+
+    Args:
+        data, options: as for :func:`fit_factorised`.
+
+    Raises:
+        LawError: the rest cannot carry the law.
+    """
+    points = Points(data, COLUMNS)
+    values = points.numbers(axis)
+    if values is None:
+        raise LawError(f"The data have no column {axis!r}.")
+    law, asked = _fitted_without(points, values == np.nanmax(values), options)
+    return _error(law, asked)
+
+
+def _fitted_without(points: Points, held: np.ndarray, options: dict[str, Any]) -> tuple[FactorisedFit, dict[str, Any]]:
+    """The law of the rows that are not ``held``, and what it is to be asked of those that are (``nll`` with it)."""
+    part = {name: [v for v, h in zip(column, held, strict=True) if not h] for name, column in points.columns.items()}
+    cluster = options.get("cluster")
+    kept = None if cluster is None else [c for c, h in zip(cluster, held, strict=True) if not h]
+    law = fit_factorised(part, **{**options, "cluster": kept})
+    asked: dict[str, Any] = {}
+    for name in ("N", "M", "K", "nll", "index_recall@1", "index_recall@k"):
+        column = points.numbers(name)
+        if column is not None:
+            asked[name] = column[held]
+    growth = points.labels("growth")
+    return law, asked if growth is None else {**asked, "growth": growth[held]}
+
+
+def _error(law: FactorisedFit, asked: dict[str, Any]) -> float:
+    return float(np.sqrt((np.log(law.predict(asked) / asked["nll"]) ** 2).mean()))
+
+
+def _index_factor(runs: FactorRows, again: dict[str, np.ndarray] | None, seed: int) -> Factor:
+    """lambda of 1 - i = lambda (1 - s), by least squares through the origin; 1 where no two runs tell it."""
+    metric = "share of gold lost per share of neighbours lost"
+    pairs = [(i, j) for i, j in runs.partners() if runs["neighbours_missed"][i] > 0]
+    if not pairs:
+        inexact = bool((~runs.exact).any())
+        warning = f"{metric}: taken to be 1, since no inexact search has an exact one beside it"
+        return Factor(metric, constant=1.0, warnings=[warning] * inexact)
+    of, by = (np.array(side) for side in zip(*pairs, strict=True))
+    x, w = runs["neighbours_missed"][of], (runs["questions"] * runs["gold_found"])[by]
+
+    def slope(found_Rn: np.ndarray, shaken: np.ndarray | float = 0.0) -> np.ndarray:
+        lost = 1 - found_Rn[:, of] / np.where(found_Rn[:, by] > 0, found_Rn[:, by], 1) + shaken
+        return np.maximum((w * x * lost).sum(1) / (w * x * x).sum(), 0.0)
+
+    value = float(slope(runs["gold_found"][None])[0])
+    if again is None:
+        return Factor(metric, constant=value)
+    lost = 1 - runs["gold_found"][of] / runs["gold_found"][by]
+    signs = numpy_rng(seed, "laws", "index factor").choice([-1.0, 1.0], size=(len(again["gold_found"]), len(of)))
+    return Factor(metric, constant=value, draws_R=slope(again["gold_found"], signs * (lost - value * x)))

@@ -1,0 +1,108 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rag_exp.analysis.factors import StudyFactors, factor_lines, factors_section, fit_factors
+from rag_exp.analysis.fits import fit_study, question_answers
+from rag_exp.analysis.page import Page
+from rag_exp.analysis.study_fits import StudyFits, conditions_of
+from rag_exp.analysis.tables import finished, records_to_table
+from rag_exp.laws import LawOptions
+
+OPTIONS = LawOptions(factorised=True, bootstrap=60)
+
+
+def logged(record, world):
+    """The record with what its retrieval found of each question, and the nats with and without gold."""
+    inside = world.rank < record.sizes["M"] / 32_380
+    recall = record.metrics["index_recall@k"] or 1.0
+    found = inside & (np.arange(len(inside)) % 50 >= 50 * (1 - recall))
+    N = record.sizes["N"]
+    nll = np.where(found, 2.2 + 160 * N**-0.25, 14.5 + 160 * N**-0.25) * world.hard / world.hard.mean()
+    record.metrics |= {
+        "nll": nll.mean(),
+        "gold_in_corpus": inside.mean(),
+        "gold_found": found.mean(),
+        "gold_recall@1": 0.9 * found.mean(),
+        "gold_recall@k": found.mean(),
+        "index_recall@1": recall,
+        "nll_gold_found": nll[found].mean(),
+        "nll_gold_missed": nll[~found].mean() if not found.all() else None,
+    }
+    return nll, found, inside
+
+
+@pytest.fixture
+def study(synthetic, write_study, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    world = synthetic.World()
+    sizes, corpora = ("s0", "s1", "s2", "s3"), ("1000", "2400", "5700", "13600", "null")
+    runs = [synthetic.record(world, s, c) for s in sizes for c in corpora]
+    runs += [synthetic.record(world, "s2", c, index="ivf") for c in corpora]
+    for r in runs:
+        nll, found, inside = logged(r, world)
+        r.artifacts["evaluation"] = f"evaluation of {r.run_id}"
+        file = tmp_path / "store" / "objects" / "evaluation" / r.artifacts["evaluation"] / "predictions.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rank = [1 if f else None for f in found]
+        columns = {"id": [f"q{i}" for i in range(len(nll))], "nll": nll, "gold_rank": rank, "gold_in_corpus": inside}
+        pq.write_table(pa.table(columns), file)
+    folder = write_study(tmp_path / "studies" / "quickstart", runs)
+    law = {"bootstrap": 60, "factorised": True, "over_N": ["power(N)"], "over_M": ["gain(M)"], "joint": ["joint_gain"]}
+    plan = SimpleNamespace(folder=folder, root=tmp_path, name="quickstart", metric="nll", law=law, forms={})
+    return plan, runs
+
+
+def test_a_study_is_fitted_kept_and_reported(study):
+    plan, runs = study
+    lines = list(fit_study(plan, runs))
+    assert "factorised: nll = P u1 + (1 - P) u0, P = coverage x rank x index" in lines
+    assert any(line.startswith("  an unseen ivf index, from its measured recall, within") for line in lines)
+    kept = StudyFits.load(plan.folder).factorised
+    assert kept.law.resampling["kind"] == "given and wild"
+    assert kept.law.coverage["coverage"].law.params["gamma"] == pytest.approx(1, abs=0.1)
+    assert len(kept.run_ids) == len(runs)
+    assert kept.held_out[0]["rmse"] < kept.held_out[0]["rmse_as_exact"]
+    assert kept.largest["N"] < 0.03
+    again = list(fit_study(plan, runs))
+    assert again[-1].startswith(f"{len(StudyFits.load(plan.folder).fits)} fit cards, as they were")
+    assert [x for x in again if "unseen" in x] == [x for x in lines if "unseen" in x]
+    page = Page("study")
+    factors_section(page, kept)
+    text = page.html("")
+    assert "Through what was retrieved" in text
+    assert "A tenth of the best passages lost by an index costs" in text
+    plan.law = {**plan.law, "factorised": False}
+    list(fit_study(plan, runs))
+    assert StudyFits.load(plan.folder).factorised is None
+    assert not (plan.folder / "fits" / "factorised.json").exists()
+
+
+def test_answers_are_read_in_one_order(study):
+    plan, runs = study
+    answers = question_answers(runs, plan.root)
+    assert set(answers) == {r.run_id for r in runs}
+    for r in runs:
+        a = answers[r.run_id]
+        assert a.nll.mean() == pytest.approx(r.metrics["nll"])
+        assert (a.found.mean(), a.covered.mean()) == (r.metrics["gold_found"], r.metrics["gold_in_corpus"])
+
+
+def test_what_its_records_lack_is_the_reason(synthetic):
+    world = synthetic.World()
+    runs = synthetic.quickstart(world)
+    rows = finished(records_to_table(runs, synthetic.plan_of(runs)), "nll")
+    rows = rows[rows["arm"] == "dense"]
+    found = fit_factors(rows, conditions_of(rows), OPTIONS, {})
+    assert found.law is None
+    assert "needs the column 'gold_found'" in found.reason
+    assert list(factor_lines(found)) == [f"factorised: no law: {found.reason}"]
+    assert StudyFactors.from_dict(found.to_dict()) == found
+
+
+def test_a_law_that_is_not_asked_for_changes_no_identity():
+    assert "factorised" not in LawOptions().identity()
+    assert OPTIONS.identity()["factorised"] is True
