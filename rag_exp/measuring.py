@@ -125,7 +125,8 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     search = _asked_how(steps, stats) if searches else {}
     if "tuning" in stats:
         metrics["tuning_recall@k"] = stats["tuning"]["recall"]
-    shards = {f"embeddings/{i}": shard for i, shard in enumerate(index.get("embeddings", []))}
+    parts = ("embeddings", "index_shards")
+    shards = {f"{part}/{i}": shard for part in parts for i, shard in enumerate(index.get(part, []))}
     # A stage that was killed and resumed knows its whole time; the artifact's is that of the last process.
     seconds = {role: a.stats["seconds"] if role in TRAINED else a.seconds for role, a in made.items()}
     return {

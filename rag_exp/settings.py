@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_exp.config import RunConfig
+from rag_exp.core.options import SEARCH
 from rag_exp.evaluation.answering import decoding_problems
 from rag_exp.retrieval.hop2 import SecondHop
 
@@ -24,6 +25,7 @@ class Setting:
     source: str
     k: int
     hop2: SecondHop | None = None
+    shards: int = 1
 
     @property
     def prompts(self) -> int:
@@ -38,6 +40,18 @@ class Setting:
     @property
     def uses_vectors(self) -> bool:
         return self.source == "index" and self.index.needs == "vectors"
+
+    @property
+    def search_identity(self) -> dict[str, Any]:
+        """What of the setting's index identifies a search of it."""
+        settled = self.index.splits_exactly and self.index.stores_vectors  # ties at rank k; they once were not
+        return {"search": self.index.searched_by(), **({"ties": "lowest ids"} if settled else {})}
+
+    @property
+    def index_identity(self) -> dict[str, Any]:
+        """What of the setting identifies its index, beside the passages it holds."""
+        cut = {"shards": self.shards} if self.shards > 1 and not self.index.splits_exactly else {}
+        return {"index": self.index.identity(SEARCH), "size": self.size, **cut}
 
 
 def settings(config: RunConfig) -> tuple[Setting, Setting]:
@@ -56,6 +70,7 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         source=source,
         k=config.retrieval.k if source != "none" else 0,
         hop2=config.retrieval.hop2 if source != "none" else None,
+        shards=config.retrieval.shards,
     )
     e = config.evaluation
     source = e.source or train.source
@@ -67,6 +82,7 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         source=source,
         k=k if source != "none" else 0,
         hop2=_asked_hop2(config) if source != "none" else None,
+        shards=config.retrieval.shards,
     )
     return train, asked
 
@@ -253,6 +269,25 @@ def setting_problems(config: RunConfig, setting: Setting, size: int | None, aske
     if setting.source == "index" and size is not None:
         prefix = "evaluation." if asked and config.evaluation.index is not None else ""
         found += [prefix + problem for problem in setting.index.problems(size)]
+    if setting.source == "index" and setting.shards > 1:
+        found += _shard_problems(config, setting, size)
+    return found
+
+
+def _shard_problems(config: RunConfig, setting: Setting, size: int | None) -> list[str]:
+    """What keeps a setting's index from being cut into shards."""
+    named = f"retrieval.shards: {setting.shards}"
+    if setting.index.needs != "vectors":
+        return [f"{named}: index={setting.index.kind} weighs words by the whole corpus; use retrieval.shards=1."]
+    found = []
+    if config.retriever.train != "frozen":
+        found.append(
+            f"{named}: a retriever that trains searches in its own process; use retrieval.shards=1 or "
+            "retriever.train=frozen."
+        )
+    if size is not None and not setting.index.splits_exactly:  # then every shard learns for itself
+        least = size // setting.shards
+        found += [f"{named}: of a shard of {least} passages, {p}" for p in setting.index.problems(least)]
     return found
 
 

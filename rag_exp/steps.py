@@ -15,7 +15,7 @@ corpus: supervision is part of the questions, not of the corpus size under study
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -38,6 +38,8 @@ VERSIONS = {
     "embeddings": 1,
     "question_embeddings": 1,
     "exact": 1,
+    "quantizer": 1,
+    "index_shard": 1,
     "index": 1,
     "tuning": 1,
     "topk": 1,
@@ -218,17 +220,49 @@ class _Planner:
 
     def index(self, setting: Setting, trained: dict[str, Step]) -> Step:
         """An index over the setting's corpus; ``trained``: the checkpoint whose passage encoder made the vectors."""
-        fields: dict[str, Any] = {"index": setting.index.identity(SEARCH), "size": setting.size}
+        fields, parents = self.indexed(setting, trained)
+        vectors = self.searched(setting, trained)
+        return _step("index", fields, parents, partial(builders.index, self.config, setting, vectors))
+
+    def indexed(self, setting: Setting, trained: dict[str, Step]) -> tuple[dict[str, Any], dict[str, Step]]:
+        """Fields and parents that identify an index, whatever it is built of."""
+        fields: dict[str, Any] = setting.index_identity
         parents = {"passages": self.passages(setting)}
         if setting.uses_vectors:
             parents |= self.encoder_parents() | trained
             fields |= {"encoder": self.identity(self.config.encoder), "embeddings": VERSIONS["embeddings"]}
             if setting.index.seeded:
                 fields["seed"] = self.config.seed
-        shard = self.shards(setting, trained)
-        return _step("index", fields, parents, partial(builders.index, self.config, setting, shard))
+        return fields, parents
 
-    def shards(self, setting: Setting, trained: dict[str, Step]) -> Callable[[int], Step] | None:
+    def searched(self, setting: Setting, trained: dict[str, Step]) -> builders.VectorSteps | None:
+        """What an index over vectors is built of; None where no vectors are searched.
+
+        The shards of an index that splits exactly are filled from one quantizer, learnt from all passages.
+        """
+        passages = self.embeddings(setting, trained)
+        if passages is None:
+            return None
+        vectors = builders.VectorSteps(passages)
+        if not setting.index.stores_vectors:
+            return vectors
+        fields, parents = self.indexed(setting, trained)
+
+        def index_shard(number: int, shards: int) -> Step:
+            learnt = {}
+            if setting.index.splits_exactly:
+                build = partial(builders.quantizer, self.config, setting, vectors)
+                learnt["quantizer"] = _step("quantizer", fields, parents, build)
+            return _step(
+                "index_shard",
+                {**fields, "number": number, "shards": shards},
+                {**parents, **learnt},
+                partial(builders.index_shard, self.config, setting, vectors, number, shards),
+            )
+
+        return replace(vectors, index_shards=index_shard)
+
+    def embeddings(self, setting: Setting, trained: dict[str, Step]) -> Callable[[int], Step] | None:
         """The steps of the passages' embeddings by shard, each shared by every corpus size that reaches into it.
 
         They are no parents of what reads them: how many it reads is known once the passages are, and they follow
@@ -267,14 +301,14 @@ class _Planner:
             return {"paths": _step("paths", fields, parents, build)}
         topk = self.topk(setting, split, limit, index, trained, tuning)
         fields |= {"j": hop2.j, **hop2.composing()}
-        shard = self.shards(setting, trained if self.config.retriever.train == "both" else {})
-        build = partial(builders.paths, self.config, setting, split, limit, shard)
+        vectors = self.searched(setting, trained if self.config.retriever.train == "both" else {})
+        build = partial(builders.paths, self.config, setting, split, limit, vectors)
         return {**tuning, "topk": topk, "paths": _step("paths", fields, {**topk.parents, "topk": topk}, build)}
 
     def tuning(self, setting: Setting, index: Step, trained: dict[str, Step]) -> Step:
         """The search parameter that reaches the setting's recall target at its k, on questions that are not asked."""
         options = setting.index
-        fields = {"k": setting.k, "search": options.searched_by(), **options.tuned_by()}
+        fields = {"k": setting.k, **setting.search_identity, **options.tuned_by()}
         vectors = self.vectors(setting, TUNING_SPLIT, options.tuning_questions, trained, compared=True)
         fields |= {"split": TUNING_SPLIT, "encoder": self.identity(self.config.encoder)}
         parents = {**self.data_parents(setting), "index": index, **self.encoder_parents(), **trained}
@@ -294,7 +328,7 @@ class _Planner:
         parents = self.data_parents(setting)
         if setting.source == "index":
             assert index is not None
-            fields["search"] = setting.index.searched_by()
+            fields |= setting.search_identity
             parents |= {"index": index, **tuning}
             if setting.uses_vectors:
                 fields["encoder"] = self.identity(self.config.encoder)
@@ -315,15 +349,16 @@ class _Planner:
         by what it leads to: there it is not ``compared`` with exact search.
         """
         # With `query` the passages' vectors are those of the warmed-up encoder, with `both` the trained one's.
-        passages = self.shards(setting, trained if self.config.retriever.train == "both" else {})
-        if passages is None:
+        searched = self.searched(setting, trained if self.config.retriever.train == "both" else {})
+        if searched is None:
             return None
+        passages = searched.passages
         asked = {"encoder": self.identity(self.config.encoder), "split": split, "questions": limit}
         parents = {"questions": self.questions(setting), **self.encoder_parents(), **trained}
         build = partial(builders.question_embeddings, self.config, split, limit)
         questions = _step("question_embeddings", asked, parents, build)
         if not compared:
-            return builders.VectorSteps(passages, questions)
+            return replace(searched, questions=questions)
         k = max(builders.EXACT_K, 1 << (setting.k - 1).bit_length())
         temperature = self.config.retriever.temperature
 
@@ -336,7 +371,7 @@ class _Planner:
                 partial(builders.exact, shard, k, temperature, steps),
             )
 
-        steps = builders.VectorSteps(passages, questions, exact)
+        steps = replace(searched, questions=questions, exact=exact)
         return steps
 
     def training(self) -> dict[str, Step]:
@@ -390,12 +425,12 @@ class _Planner:
                 "train": config.retriever.train,
                 "retriever_lr": config.training.retriever_lr,
                 "refresh_every": config.retriever.refresh_every if config.retriever.train == "both" else None,
-                "search": train.index.searched_by(),
+                **train.search_identity,
                 "size": train.size,
                 **({"hop2": train.hop2.identity()} if train.hop2 is not None else {}),
             }
             parents |= {"index": self.roles["train_index"], **self.encoder_parents()}
-            shard = self.shards(train, {})
+            shard = self.embeddings(train, {})
         elif reads:
             found = self.found(train, "train", config.training.questions, self.roles.get("train_index"), {})
             self.roles |= {f"train_{name}": step for name, step in found.items()}

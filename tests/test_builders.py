@@ -1,10 +1,16 @@
-"""The encoder's work is done where the trainer's options say, and what is saved is the same wherever that was."""
+"""Where the encoder works does not change what is saved, nor does how an index is cut."""
 
+import numpy as np
 import pytest
 import torch
 
 from rag_exp import cli
+from rag_exp import config as configs
+from rag_exp.core.fingerprint import ContentDigests
+from rag_exp.core.store import Store
 from rag_exp.retrieval.encoder import Encoder
+from rag_exp.retrieval.results import SearchResult
+from rag_exp.steps import plan_run
 from rag_exp.training.options import TrainerOptions
 
 
@@ -37,3 +43,32 @@ def test_warm_up_embedding_and_questions_are_encoded_on_the_trainers_device(plac
     assert {role for _, role, _ in read} == {"question", "passage"}
     assert {(device, threads) for device, _, threads in read} == {("cpu:0", before + 2)}
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf"])
+def test_an_index_in_shards_is_the_same_artifact_and_finds_the_same(tmp_path, index):
+    def asked(root, *overrides):
+        config = configs.compose(["debug=tiny", f"index={index}", "evaluation.questions=20", *overrides]).run
+        steps = plan_run(config, ContentDigests())
+        return Store(tmp_path / root), steps.roles["topk"], steps.roles["index"]
+
+    store, step, _ = asked("whole")
+    whole = store.ensure(step)
+    store, step, index_step = asked("cut", "retrieval.shards=3")
+    cut = store.ensure(step)
+    assert cut.key == whole.key
+    found, expected = SearchResult.load(cut.path), SearchResult.load(whole.path)
+    np.testing.assert_array_equal(found.ids_QK, expected.ids_QK)
+    np.testing.assert_allclose(found.scores_QK, expected.scores_QK, rtol=1e-6)
+    shards = list((tmp_path / "cut" / "objects").glob("index_shard/*/artifact.json"))
+    if index == "ivf":
+        made = store.ensure(index_step)
+        assert len(shards) == 3
+        assert {s["key"] for s in made.stats["index_shards"]} == {s.parent.name for s in shards}
+        assert len(list((tmp_path / "cut" / "objects").glob("quantizer/*/artifact.json"))) == 1
+    else:
+        assert not shards  # flat shards are rows of the embeddings
+    # What was built in shards is opened in shards by a run that asks for none.
+    store, step, _ = asked("cut", "evaluation.k=2")
+    np.testing.assert_array_equal(SearchResult.load(store.ensure(step).path).ids_QK, expected.ids_QK[:, :2])
+    assert len(list((tmp_path / "cut" / "objects").glob("index_shard/*/artifact.json"))) == len(shards)

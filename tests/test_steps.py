@@ -36,6 +36,7 @@ def base():
         "evaluation.source=index",
         "index@evaluation.index=flat",
         "prompt.passage_order=reverse",  # no order exists where each passage is read by itself
+        "retrieval.shards=3",
     ],
 )
 def test_what_cannot_change_a_result_is_not_in_the_id(base, override):
@@ -110,6 +111,31 @@ def test_a_tuned_search_has_a_step_of_its_own():
 
 def test_exact_search_is_the_same_at_every_recall(base):
     assert steps("index.mode=iso_recall", "index.recall_target=0.9").run_id == base.run_id
+
+
+def test_shards_that_find_what_one_index_finds_are_not_in_the_id():
+    one, cut = steps("index=ivf"), steps("index=ivf", "retrieval.shards=4")
+    assert one.run_id == cut.run_id
+    one, cut = steps("index=hnsw"), steps("index=hnsw", "retrieval.shards=4")
+    assert one.roles["index"].key != cut.roles["index"].key
+    assert steps("index=hnsw", "retrieval.shards=1").run_id == one.run_id
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["index=bm25"], "retrieval.shards: 4: index=bm25 weighs words by the whole corpus"),
+        (["retriever=query"], "retrieval.shards: 4: a retriever that trains searches in its own process"),
+        (
+            ["index=factory", "index.string='IVF16,PQ4x4,RFlat'"],
+            "retrieval.shards: 4: of a shard of 300 passages, index.string: IVF16,PQ4x4,RFlat trains 16 centroids",
+        ),
+    ],
+)
+def test_what_cannot_be_cut_into_shards_is_said_before_any_work(overrides, problem):
+    with pytest.raises(ConfigError) as error:
+        steps("retrieval.shards=4", *overrides)
+    assert any(p.startswith(problem) for p in error.value.problems)
 
 
 def test_a_closed_book_run_knows_no_index(base):

@@ -22,6 +22,7 @@ from rag_exp.builders.retrieval import (
     topk,
     tuning,
 )
+from rag_exp.builders.sharding import index_shard, quantizer
 
 __all__ = [
     "EXACT_K",
@@ -32,9 +33,11 @@ __all__ = [
     "evaluation",
     "exact",
     "index",
+    "index_shard",
     "pairs",
     "passages",
     "paths",
+    "quantizer",
     "question_embeddings",
     "questions",
     "reader_warmup",

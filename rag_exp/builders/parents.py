@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rag_exp.models.multihop import ListedPaths
     from rag_exp.models.prior import RetrievalPrior
     from rag_exp.retrieval.encoder import Encoder
-    from rag_exp.retrieval.index import BuiltIndex
     from rag_exp.settings import Setting
 
 SHARD_ROWS = 65_536  # passages in one embeddings artifact
@@ -33,11 +32,14 @@ class VectorSteps:
         passages: the passages' embeddings by shard.
         questions: the questions' embeddings; None where the retriever makes them as it trains.
         exact: the history of exact search by shard; None where nothing is compared with it.
+        index_shards: the parts of an index that is cut, by number and how many there are; None where the index has no
+            files of its own.
     """
 
     passages: Callable[[int], Step]
     questions: Step | None = None
     exact: Callable[[int], Step] | None = None
+    index_shards: Callable[[int, int], Step] | None = None
 
 
 def passage_table(build: Build) -> PassageTable:
@@ -69,17 +71,6 @@ def vector_blocks(build: Build, shard: Callable[[int], Step], size: int) -> tupl
 
     made = [build.ensure(shard(i)) for i in range(-(-size // SHARD_ROWS))]
     return load_blocks([a.path for a in made], size), made
-
-
-def open_index(build: Build, setting: Setting, blocks: list[np.ndarray]) -> BuiltIndex:
-    """The setting's index, its dial set where that was tuned."""
-    made = build.parent("index")  # also where there is nothing to load: it holds what is known of the index
-    if not setting.index.stores_vectors:
-        return setting.index.create(blocks, 0)
-    found = setting.index.load(made.path)
-    if "tuning" in build.step.parents:
-        found.turn(build.parent("tuning").stats["value"])
-    return found
 
 
 def encoder_of(config: RunConfig, build: Build, role: str) -> Encoder:

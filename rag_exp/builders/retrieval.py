@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.builders.parents import (
@@ -10,16 +9,16 @@ from rag_exp.builders.parents import (
     VectorSteps,
     encoder_of,
     on_device,
-    open_index,
     passage_table,
     question_vectors,
     tokenizer_folder,
     training_questions,
     vector_blocks,
 )
+from rag_exp.builders.sharding import open_index, shards_of
 from rag_exp.core.errors import DataError
 from rag_exp.core.rng import derive
-from rag_exp.core.store import Build, Step
+from rag_exp.core.store import Build
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,21 +129,32 @@ def exact(shard: int, k: int, temperature: float, steps: VectorSteps, build: Bui
     grow(question_vectors(build, steps), vectors, k, temperature, before).save(build.folder)
 
 
-def index(config: RunConfig, setting: Setting, shard: Callable[[int], Step] | None, build: Build) -> None:
-    """An index over the setting's corpus. One that reads the embeddings themselves stores no second copy of them."""
+def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, build: Build) -> None:
+    """An index over the setting's corpus. One that reads the embeddings themselves stores no second copy of them.
+
+    One that is cut into shards holds nothing but what is known of all of them, which are artifacts of their own.
+    """
     table = passage_table(build)
     size = table.prefix_size(setting.size)
     build.stats["M"] = size
-    if shard is None:
+    if vectors is None:
         content: Any = (text for _, batch in table.batches(size) for text in _joined(batch))
     else:
-        content, made = vector_blocks(build, shard, size)
+        content, made = vector_blocks(build, vectors.passages, size)
         # The last shard reaches beyond the corpus: only its share is this index's cost.
         shares = [min(1.0, (size - i * SHARD_ROWS) / a.stats["passages"]) for i, a in enumerate(made)]
         build.stats["embedding_flops"] = sum(s * a.stats["flops"] for s, a in zip(shares, made, strict=True))
         build.stats["embedding_seconds"] = sum(s * a.seconds for s, a in zip(shares, made, strict=True))
         build.stats["embeddings"] = [{"key": a.key, "bytes": a.bytes, "seconds": a.seconds} for a in made]
         build.stats["parameters"] = config.encoder.parameter_counts(config.tokenizer.vocab_size)
+    if setting.shards > 1 and vectors is not None and setting.index.stores_vectors:
+        from rag_exp.retrieval.sharded import sharded_stats
+
+        shards = shards_of(vectors, setting.shards, build)
+        build.stats |= sharded_stats([a.stats for a in shards])
+        build.stats["index_shards"] = [{"key": a.key, "bytes": a.bytes, "seconds": a.seconds} for a in shards]
+        (build.folder / "in_shards").touch()
+        return
     built = setting.index.create(content, derive(config.seed, "index"))
     build.stats |= built.stats()
     if setting.index.stores_vectors:
@@ -163,7 +173,7 @@ def tuning(config: RunConfig, setting: Setting, vectors: VectorSteps, build: Bui
     queries = question_vectors(build, vectors)
     reference = _reference(config, setting.k, size, blocks, queries, vectors, build)
     assert reference is not None
-    found = tune(open_index(build, setting, blocks), setting.index, queries, reference.exact, setting.k)
+    found = tune(open_index(build, setting, vectors, blocks), setting.index, queries, reference.exact, setting.k)
     write_json(build.folder / "tuning.json", found.facts())
     build.stats |= found.facts()
     if not found.reached:
@@ -201,7 +211,7 @@ def topk(
         build.stats |= search_topk(found, asked.questions, setting.k, build.folder, None, reason)
         return
     blocks, _ = vector_blocks(build, vectors.passages, size)
-    found = open_index(build, setting, blocks)
+    found = open_index(build, setting, vectors, blocks)
     queries = question_vectors(build, vectors)
     reference = _reference(config, setting.k, size, blocks, queries, vectors, build)
     reason = "training questions are not compared"
@@ -214,7 +224,7 @@ def paths(
     setting: Setting,
     split: str,
     limit: int | None,
-    shard: Callable[[int], Step] | None,
+    vectors: VectorSteps | None,
     build: Build,
 ) -> None:
     """What a second hop finds after each passage of the top-k."""
@@ -227,12 +237,12 @@ def paths(
     asked = QuestionTable.open(build.parent("questions").path, split, limit)
     hop1 = SearchResult.load(build.parent("topk").path)
     size = table.prefix_size(setting.size)
-    if shard is None:
+    if vectors is None:
         found = setting.index.load(build.parent("index").path)
         made, facts = second_hop(found, hop1, asked.questions, table, setting.hop2)
     else:
-        blocks, _ = vector_blocks(build, shard, size)
-        found = open_index(build, setting, blocks)
+        blocks, _ = vector_blocks(build, vectors.passages, size)
+        found = open_index(build, setting, vectors, blocks)
         is_exact = not setting.index.stores_vectors
         compared = None if is_exact or split == "train" else blocks
         with on_device(config, encoder_of(config, build, "question")) as question_encoder:

@@ -36,6 +36,7 @@ _LEAST_POINTS = 16_384  # training points, where there are so many and quantizer
 _DIMS_PER_CODE = 4
 _GRAPH = re.compile(r"HNSW|NSG|NNDescent")
 _CENTROID_GRAPH = re.compile(r"IVF(\{nlist\}|\d+)_HNSW\d*")
+_REFINED = re.compile(r"RFlat|Refine")
 _UNCOMPRESSED = re.compile(r"(IVF\d+(_HNSW\d+)?,)?Flat|(HNSW|NSG)\d+(,Flat)?")  # scores are true inner products
 
 
@@ -69,8 +70,8 @@ class FactoryOptions(VectorIndexOptions):
 
     @property
     def splits_exactly(self) -> bool:
-        """Unless passages are linked to each other; a graph over the centroids alone is the same for every shard."""
-        return _GRAPH.search(_CENTROID_GRAPH.sub("", self.string)) is None
+        """Unless passages are linked to each other, or some are looked at again because they are the best of all."""
+        return _splits(self.string)
 
     @property
     def dial(self) -> str | None:
@@ -150,6 +151,7 @@ class FactoryIndex(FaissIndex):
 
     def __init__(self, native: Any, facts: dict[str, Any], options: FactoryOptions):
         super().__init__(native, facts)
+        self.settles_ties = _splits(facts["string"])
         self.exact_scores = _UNCOMPRESSED.fullmatch(facts["string"]) is not None
         self._dial = options.dial
         if native is not None and options.search:
@@ -237,6 +239,11 @@ class RaBitQ(FactoryOptions):
     kind: Literal["rabitq"] = "rabitq"
     string: str = "IVF{nlist},RaBitQ"
     search: Annotated[str, SEARCH] = "nprobe=8"
+
+
+def _splits(string: str) -> bool:
+    # A graph over the centroids alone is the same for every shard.
+    return not (_GRAPH.search(_CENTROID_GRAPH.sub("", string)) or _REFINED.search(string))
 
 
 def _seed(native: Any, seed: int) -> None:

@@ -19,6 +19,7 @@ from rag_exp.retrieval.results import SearchResult
 if TYPE_CHECKING:
     import numpy as np
 
+_TIE_PLACES = 1 << 22  # places of results held at once while ties at rank k are settled
 ADD_ROWS = 65_536  # vectors are added in blocks of this size, so that a build never depends on how they were stored
 
 
@@ -28,7 +29,13 @@ class FaissIndex(BuiltIndex):
     Args:
         native: the trained and filled faiss index.
         facts: what :meth:`stats` returns; saved and loaded with the index.
+
+    Attributes:
+        settles_ties: of passages tied at rank k those of the lowest ids are found, as shards of it find them too; else
+            which of them is faiss's choice.
     """
+
+    settles_ties: bool = True
 
     def __init__(self, native: Any, facts: dict[str, Any]):
         self.native, self._facts = native, facts
@@ -60,9 +67,36 @@ class FaissIndex(BuiltIndex):
             return SearchResult.empty(len(queries), k)
         check_width(queries, self.dims)
         self._count_from_zero()
-        scores, ids = self.native.search(queries, k)
+        # One place more than asked shows whether a tie straddles rank k.
+        scores, ids = self.native.search(queries, k + self.settles_ties)
         self.distances = self._counted(len(queries))
+        if self.settles_ties:
+            ids, scores = self._settled(queries, ids, scores, k)
         return SearchResult.of(ids, scores, k)
+
+    def _settled(
+        self, queries: np.ndarray, ids: np.ndarray, scores: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What was found, of those tied at rank k the lowest ids: tied queries are searched until all ties are seen."""
+        import numpy as np
+
+        tied = np.flatnonzero((scores[:, k - 1] == scores[:, k]) & (ids[:, k] >= 0))
+        if not len(tied):
+            return ids, scores
+        ids, scores = ids[:, :k].copy(), scores[:, :k].copy()
+        wide = k
+        while len(tied):
+            wide = min(2 * wide + 2, self.size)
+            step = max(1, _TIE_PLACES // wide)
+            left = []
+            for rows in np.split(tied, range(step, len(tied), step)):
+                more_scores, more_ids = self.native.search(queries[rows], wide)
+                seen = (more_scores[:, -1] < more_scores[:, k - 1]) | (more_ids[:, -1] < 0) | (wide == self.size)
+                best = SearchResult.of(more_ids[seen], more_scores[seen], k)
+                ids[rows[seen]], scores[rows[seen]] = best.ids_QK, best.scores_QK
+                left.append(rows[~seen])
+            tied = np.concatenate(left)
+        return ids, scores
 
     @abstractmethod
     def _count_from_zero(self) -> None:

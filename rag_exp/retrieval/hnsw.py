@@ -61,6 +61,8 @@ class HNSW(VectorIndexOptions):
 class HNSWIndex(FaissIndex):
     """faiss ``IndexHNSWFlat``. May find fewer than k passages where the graph is not connected; those are masked."""
 
+    settles_ties = False  # the candidates kept depend on how many are asked for
+
     def __init__(self, native: Any, facts: dict[str, Any], ef_search: int):
         super().__init__(native, facts)
         if native is not None:

@@ -55,7 +55,10 @@ class IndexOptions(Options):
 
     @property
     def splits_exactly(self) -> bool:
-        """Whether parts of a corpus, each in an index of its own, find together what one index over all finds."""
+        """Whether parts of a corpus, each in an index of its own, find together what one index over all finds.
+
+        Ties at rank k included, so it holds only of an index that gives the lowest of tied ids.
+        """
         return False
 
     def train(self, content: Sequence[np.ndarray], seed: int) -> BuiltIndex:

@@ -95,7 +95,7 @@ class IVF(VectorIndexOptions):
 
 
 class IVFIndex(FaissIndex):
-    """faiss ``IndexIVFFlat``. Which of several tied passages at rank k is found is faiss's choice."""
+    """faiss ``IndexIVFFlat``."""
 
     def __init__(self, native: Any, facts: dict[str, Any], nprobe: int):
         super().__init__(native, facts)

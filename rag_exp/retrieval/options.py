@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from rag_exp.core.options import SEARCH, Options
+from rag_exp.core.options import NEUTRAL, SEARCH, Options
 from rag_exp.retrieval.hop2 import SecondHop
 
 if TYPE_CHECKING:
@@ -86,4 +86,10 @@ class RetrievalOptions(Options):
     )
     hop2: Annotated[SecondHop | None, SEARCH] = Field(
         None, description="search again after each passage, and read paths of two; null: one hop"
+    )
+    shards: Annotated[int, NEUTRAL] = Field(
+        1,
+        ge=1,
+        description="parts of the corpus, each in an index of its own, searched as one (of hnsw and other graphs this "
+        "is another index)",
     )

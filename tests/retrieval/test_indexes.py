@@ -126,6 +126,16 @@ def test_real_ties_come_in_the_order_of_ids(vector_case: Case):
     assert tied > 100
 
 
+def test_of_passages_tied_at_rank_k_the_lowest_ids_are_found(vector_case: Case):
+    if isinstance(vector_case.options, HNSW):
+        pytest.skip("a graph keeps the candidates that it met first")
+    vectors = np.random.default_rng(5).integers(-1, 2, (90, 4)).astype(np.float32)
+    index = vector_case.options.create([vectors], 3)
+    every = index.search(vectors[:30], 90)
+    for k in (1, 2, 7, 30):
+        np.testing.assert_array_equal(index.search(vectors[:30], k).ids_QK, every.first(k).ids_QK)
+
+
 def test_save_and_load_give_the_same_result(case: Case, tmp_path: Path):
     index = case.build(120)
     index.save(tmp_path / "index")

@@ -1,0 +1,84 @@
+"""The shards of an index: what they are filled from, each by itself, and all of them opened as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.builders.parents import VectorSteps, passage_table, vector_blocks
+from rag_exp.core.rng import derive
+from rag_exp.core.store import Artifact, Build
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rag_exp.config import RunConfig
+    from rag_exp.retrieval.index import BuiltIndex
+    from rag_exp.retrieval.sharded import ShardedIndex
+    from rag_exp.settings import Setting
+
+
+def quantizer(config: RunConfig, setting: Setting, vectors: VectorSteps, build: Build) -> None:
+    """What an index learns from all its passages before it holds any: its lists and codes."""
+    content, _ = vector_blocks(build, vectors.passages, passage_table(build).prefix_size(setting.size))
+    trained = setting.index.train(content, derive(config.seed, "index"))
+    trained.save(build.folder)
+    build.stats |= trained.stats()
+
+
+def index_shard(
+    config: RunConfig, setting: Setting, vectors: VectorSteps, number: int, shards: int, build: Build
+) -> None:
+    """Shard ``number`` of ``shards`` of the setting's index."""
+    from rag_exp.retrieval.sharded import ShardJob, Share
+
+    share = Share(number, shards, passage_table(build).prefix_size(setting.size))
+    trained = build.parent("quantizer").path.resolve() if "quantizer" in build.step.parents else None
+    _, embeddings = vector_blocks(build, vectors.passages, share.end)
+    job = ShardJob(
+        share, setting.index, trained, _folders(embeddings), build.folder.resolve(), derive(config.seed, "index")
+    )
+    build.stats |= job.build()
+
+
+def shards_of(vectors: VectorSteps, shards: int, build: Build) -> list[Artifact]:
+    """The shards of an index that has files of its own, built where they are missing."""
+    assert vectors.index_shards is not None
+    return [build.ensure(vectors.index_shards(number, shards)) for number in range(shards)]
+
+
+def open_index(build: Build, setting: Setting, vectors: VectorSteps, blocks: list[np.ndarray]) -> BuiltIndex:
+    """The setting's index over ``blocks``, its dial set where that was tuned.
+
+    It is cut into as many shards as the setting says, or as it was built in.
+    """
+    made = build.parent("index")  # also where there is nothing to load: it holds what is known of the index
+    shards = setting.shards if setting.shards > 1 else made.stats.get("shards", 1)
+    if shards > 1:
+        found: BuiltIndex = _open_shards(setting, vectors, sum(len(b) for b in blocks), shards, build)
+    elif setting.index.stores_vectors:
+        found = setting.index.load(made.path)
+    else:
+        found = setting.index.create(blocks, 0)
+    if "tuning" in build.step.parents:
+        found.turn(build.parent("tuning").stats["value"])
+    return found
+
+
+def _open_shards(setting: Setting, vectors: VectorSteps, size: int, shards: int, build: Build) -> ShardedIndex:
+    """All shards of an index over ``size`` passages, ready to be searched as one."""
+    from rag_exp.retrieval.sharded import LocalShards, ShardPlace, Share
+
+    shares = [Share(number, shards, size) for number in range(shards)]
+    if setting.index.stores_vectors:
+        folders = _folders(shards_of(vectors, shards, build))
+        places = [ShardPlace(share, setting.index, folder) for share, folder in zip(shares, folders, strict=True)]
+    else:
+        _, made = vector_blocks(build, vectors.passages, size)
+        places = [ShardPlace(share, setting.index, embeddings=_folders(made)) for share in shares]
+    return LocalShards(places)
+
+
+def _folders(made: list[Any]) -> tuple[Path, ...]:
+    """Where artifacts lie, as every process that sees the store finds them."""
+    return tuple(artifact.path.resolve() for artifact in made)
