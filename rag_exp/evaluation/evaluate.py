@@ -203,7 +203,7 @@ class Reader:
             for start in range(0, len(items), self.options.batch_size):
                 yield items[start : start + self.options.batch_size].tolist()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode autocast would turn the weights to bfloat16 again at every word
     def read(self, items: Sequence[int]) -> list[dict[str, Any]]:
         """The reading's columns of the predictions for ``items``, which have equally many passages."""
         K = int(self._width_Q[items[0]])

@@ -63,7 +63,7 @@ class Found:
     fed_RT: Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def beam_search(generator: Generator, batch: ReaderBatch, search: Search) -> Ranked:
     """The answers that beam search finds for each row by itself (N rows), best first.
 
@@ -73,7 +73,7 @@ def beam_search(generator: Generator, batch: ReaderBatch, search: Search) -> Ran
     return _beam(generator, batch, search, None)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def beam_token_marginal(generator: Generator, batch: ReaderBatch, doc_logprior_BK: Tensor, search: Search) -> Ranked:
     """The answers that beam search finds under the RAG-Token marginal, for each question, best first.
 

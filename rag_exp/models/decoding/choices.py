@@ -20,7 +20,7 @@ from rag_exp.models.reader import Generator
 Marginal = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def rank_choices(
     generator: Generator,
     batch: ReaderBatch,

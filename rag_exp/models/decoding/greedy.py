@@ -42,7 +42,7 @@ class Written:
     counts: TokenCounts
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def greedy(generator: Generator, batch: ReaderBatch, max_new_tokens: int) -> Written:
     """The most likely token at each step, for each row by itself (R = N rows).
 
@@ -52,7 +52,7 @@ def greedy(generator: Generator, batch: ReaderBatch, max_new_tokens: int) -> Wri
     return _write(generator, batch, max_new_tokens, None)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def greedy_token_marginal(
     generator: Generator, batch: ReaderBatch, doc_logprior_BK: Tensor, max_new_tokens: int
 ) -> Written:

@@ -28,7 +28,7 @@ NEG_INF = float("-inf")
 Readings = dict[tuple[int, ...], dict[int, float]]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fast(generator: Generator, batch: ReaderBatch, doc_logprior_BK: Tensor, search: Search) -> Ranked:
     """Candidates by log sum_z p(z|x) p(y|x,z) over the passages whose beams produced them.
 
@@ -50,7 +50,7 @@ def fast(generator: Generator, batch: ReaderBatch, doc_logprior_BK: Tensor, sear
     return rank_in_groups(generator, batch, batch.per_question, search.beam, search.max_new_tokens, rank)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def thorough(generator: Generator, batch: ReaderBatch, doc_logprior_BK: Tensor, search: Search) -> Ranked:
     """Candidates by log sum_z p(z|x) p(y|x,z) over all passages.
 

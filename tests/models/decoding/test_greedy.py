@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rag_exp.core.errors import DataError
 from rag_exp.models.decoding.greedy import greedy, greedy_token_marginal
@@ -123,6 +124,30 @@ def test_counts_of_one_row_by_hand(reader, monkeypatch, rows):
         assert (written.counts.decoder_tokens, written.counts.cross) == (2, 2 * L)
     else:
         assert written.counts.input_squares == (L + 2) ** 2
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often a tensor of a given shape is turned to another type."""
+
+    def __init__(self, shape: torch.Size):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default and args[0].shape == self.shape:
+            self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_half_precision_turns_a_weight_once_and_not_at_each_word(reader, rows):
+    batch = rows.pack(reader, answers=True)
+    head = reader.model.get_output_embeddings()
+    layers = [m.weight for m in reader.model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    shape = max((w.shape for w in layers), key=lambda shape: abs(shape[0] - shape[1]))
+    with torch.autocast("cpu", torch.bfloat16), Casts(shape) as casts:
+        written = greedy(reader, batch, rows.NEW)
+    assert max(map(len, written.ids)) > 2
+    assert casts.count == sum(w.shape == shape for w in layers)
 
 
 def test_writing_leaves_training_mode_as_it_was(reader, rows):
