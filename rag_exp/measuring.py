@@ -98,7 +98,7 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     flops["training"] = known("flops.training", training, UNKNOWN_SIZE)
     _add_search(metrics, nulls, topk, index, unsearched if not searches else None)
     # What is fixed was not always noted, and is known.
-    prior = evaluation.get("prior") or {"temperature": config.retriever.temperature}
+    prior = evaluation.get("prior") or {"temperature": config.retriever.temperature, "null_score": None}
     _add_prior(metrics, nulls, prior if searches else None, config.retriever.learn_temperature, unsearched)
     parameters = dict(evaluation["parameters"])
     if index.get("parameters"):
@@ -202,7 +202,7 @@ def _add_search(
 def _add_prior(
     metrics: dict[str, float | None],
     nulls: dict[str, str],
-    prior: dict[str, float] | None,
+    prior: dict[str, float | None] | None,
     learned_temperature: bool,
     unsearched: str,
 ) -> None:
@@ -212,9 +212,10 @@ def _add_prior(
     Args:
         prior: its numbers; None where nothing is searched.
     """
-    metrics["prior_temperature"] = None if prior is None else prior["temperature"]
-    if prior is None:
-        nulls["prior_temperature"] = unsearched
-    elif learned_temperature:
+    for name, number in (("prior_temperature", "temperature"), ("null_score", "null_score")):
+        metrics[name] = None if prior is None else prior[number]
+        if metrics[name] is None:
+            nulls[name] = unsearched if prior is None else "there is no null document (retriever.null_document)"
+    if prior is not None and learned_temperature:
         for name in ("prior_kl", "prior_mass_missed"):
             metrics[name], nulls[name] = None, LEARNED_TEMPERATURE

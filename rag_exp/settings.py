@@ -26,11 +26,12 @@ class Setting:
     k: int
     hop2: SecondHop | None = None
     shards: int = 1
+    null: bool = False  # whether the question alone is one of its readings, beside what the index finds
 
     @property
     def prompts(self) -> int:
-        """Passages (with a second hop: paths) that go with a question."""
-        return self.k if self.hop2 is None else self.hop2.paths
+        """Passages (with a second hop: paths) that go with a question, a null document among them."""
+        return self.k + self.null if self.hop2 is None else self.hop2.paths
 
     @property
     def may_fall_short(self) -> bool:
@@ -62,6 +63,7 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         # All is all, however it is written: a size beyond the corpus must not be another run.
         return None if asked is not None and known is not None and asked >= known else asked
 
+    null = config.retriever.null_document != "none"
     source = config.retrieval.source
     train = Setting(
         size=size(config.corpus.size),
@@ -71,6 +73,7 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         k=config.retrieval.k if source != "none" else 0,
         hop2=config.retrieval.hop2 if source != "none" else None,
         shards=config.retrieval.shards,
+        null=null and source == "index",
     )
     e = config.evaluation
     source = e.source or train.source
@@ -83,6 +86,7 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         k=k if source != "none" else 0,
         hop2=_asked_hop2(config) if source != "none" else None,
         shards=config.retrieval.shards,
+        null=null and source == "index",
     )
     return train, asked
 
@@ -172,26 +176,38 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
 
 
 def prior_problems(config: RunConfig, train: Setting) -> list[str]:
-    """What keeps the prior from being learned: one sentence each. A closed-book arm has none, and none to learn."""
-    objective, retriever = config.objective, config.retriever
-    if not retriever.learns_prior or train.source == "none":
-        return []
+    """What does not go with a null document or a learned temperature: one sentence each.
+
+    A closed-book arm of an objective that reads passages has no prior, so that it does not matter what it would be.
+    """
     found = []
-    where = "retriever.learn_temperature: true"
-    if config.training.steps == 0:
-        found.append(f"{where}: training.steps=0 trains nothing; use retriever.learn_temperature=false.")
-    if train.source != "index":
-        found.append(f"{where}: retrieval.source={train.source} has no scores; use retriever.learn_temperature=false.")
-    if objective.together and objective.evidence == "none":
-        found.append(
-            f"{where}: objective={objective.kind} reads all passages together and has no prior; use "
-            "retriever.learn_temperature=false, or an objective with one, such as rag_sequence."
-        )
-    if objective.hops == 2 and retriever.train == "frozen":
-        found.append(
-            f"{where}: with retriever.train=frozen the paths of objective={objective.kind} are chosen once, at "
-            "a fixed temperature; use retriever.train=query or both."
-        )
+    objective, retriever = config.objective, config.retriever
+    named, untrained = f"objective={objective.kind}", config.training.steps == 0
+    unscored = train.source not in ("index", "none")
+    if retriever.null_document != "none":
+        where, off = f"retriever.null_document: {retriever.null_document}", "use retriever.null_document=none"
+        if objective.reading != "each" or objective.hops == 2:
+            found.append(
+                f"{where}: {named} has no sum over single passages of which it could be one; {off}, or rag_sequence, "
+                "rag_token, ensemble, or emdr2 or pdist with objective.reader=each."
+            )
+        if unscored:
+            found.append(f"{where}: retrieval.source={train.source} has no scores to weigh it against; {off}.")
+        if retriever.null_document == "learned" and untrained and train.source != "none":
+            found.append(f"{where}: training.steps=0 trains nothing; use retriever.null_document=fixed.")
+    if retriever.learn_temperature and train.source != "none":
+        where, off = "retriever.learn_temperature: true", "use retriever.learn_temperature=false"
+        if objective.together and objective.evidence == "none":
+            found.append(f"{where}: {named} reads all passages together and has no prior; {off}.")
+        if objective.hops == 2 and retriever.train == "frozen":
+            found.append(
+                f"{where}: with retriever.train=frozen the paths of {named} are chosen once, at a fixed temperature; "
+                f"{off}, or retriever.train=query or both."
+            )
+        if unscored:
+            found.append(f"{where}: retrieval.source={train.source} has no scores; {off}.")
+        if untrained:
+            found.append(f"{where}: training.steps=0 trains nothing; {off}.")
     return found
 
 

@@ -118,6 +118,9 @@ def _question(record: RunRecord, row: dict, passages: object) -> Iterator[str]:
         mark = "  gold" if passage in gold else ""
         yield f"{rank:>3} {passage:>8} {score:>9} {prior:>8} {posterior:>9} {nats:>8}{mark}"
         yield textwrap.indent(textwrap.fill(f"{title}: {text}", TEXT_WIDTH), " " * 13)
+    if row["null_prior"] is not None:
+        prior, posterior, nats = (_number(row[c]) for c in ("null_prior", "null_posterior", "null_nll"))
+        yield f"{'':3} {'none':>8} {'':>9} {prior:>8} {posterior:>9} {nats:>8}  the question alone"
     missed = [g for g in row["gold"] if g not in set(found)]
     if missed:
         yield "gold passages that were not read"

@@ -49,3 +49,25 @@ def test_a_learned_temperature_is_what_questions_are_asked_with(tmp_path):
     assert arm.artifacts["checkpoint"] == record.artifacts["checkpoint"]
     assert arm.metrics["prior_temperature"] is None
     assert "searches no index" in arm.nulls["prior_temperature"]
+
+
+def test_a_null_document_from_training_to_show(tmp_path, capsys):
+    on = ("retriever.null_document=learned", "retriever.null_score=2", "retriever.prior_lr=0.1")
+    record, rows = finished(tmp_path, *on)
+    assert record.metrics["null_score"] != 2.0
+    assert abs(record.metrics["null_score"] - 2) < 1
+    assert record.sizes["K"] == 3
+    for row in rows:
+        weight = np.exp(np.array([*row["scores"], record.metrics["null_score"]]) - max(row["scores"]))
+        assert [*row["prior"], row["null_prior"]] == pytest.approx(weight / weight.sum(), rel=1e-5)
+    assert 0 < record.metrics["prior_on_null"] < 1
+    assert 0 < record.metrics["posterior_on_null"] < 1
+    assert record.metrics["nll_unnormalized"] >= record.metrics["nll"]
+    capsys.readouterr()
+    root = ["--root", str(tmp_path / "outputs")]
+    assert cli.main(["show", record.run_id[:12], "--question", rows[0]["id"], *root]) == 0
+    assert "the question alone" in capsys.readouterr().out
+    arm, asked = finished(tmp_path, *on, "evaluation.source=oracle")
+    assert arm.artifacts["checkpoint"] == record.artifacts["checkpoint"]
+    assert all(row["null_prior"] is None for row in asked)
+    assert arm.metrics["prior_on_null"] is None

@@ -8,6 +8,7 @@ from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.steps import plan_run
 
 DIGESTS = ContentDigests()
+CLOSED = ["objective=closed_book", "retrieval=closed_book"]
 CHAIN = ["questions.hops=2", "retrieval=two_hop", "objective=chain"]
 
 
@@ -201,7 +202,26 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["retriever.learn_temperature=true", "training.steps=0"], "training.steps=0 trains nothing"),
         (["retriever.learn_temperature=true", "retrieval=oracle"], "retrieval.source=oracle has no scores"),
         (["retriever.learn_temperature=true", "objective=concat"], "objective=concat reads all passages together"),
-        (["retriever.learn_temperature=true", *CHAIN], "use retriever.train=query or both"),
+        (["retriever.learn_temperature=true", *CHAIN], "or retriever.train=query or both"),
+        (["retriever.null_document=learned", "training.steps=0"], "use retriever.null_document=fixed"),
+        (["retriever.null_document=fixed", "retrieval=random"], "retrieval.source=random has no scores to weigh it"),
+        (["retriever.null_document=fixed", *CHAIN], "objective=chain has no sum over single passages"),
+        (["retriever.null_document=fixed", "objective=concat"], "objective=concat has no sum over single passages"),
+        (["retriever.null_document=fixed", "objective=fid", "generator=t5"], "objective=fid has no sum"),
+        (["retriever.null_document=fixed", "objective=loop", "retriever=query"], "objective=loop has no sum"),
+        (
+            ["retriever.null_document=fixed", "objective=adist", "generator=t5", "retriever=query"],
+            "objective=adist has",
+        ),
+        (["retriever.null_document=fixed", *CLOSED], "objective=closed_book has no sum over single passages"),
+        (
+            ["retriever.null_document=fixed", "objective=emdr2", "objective.reader=concat", "retriever=query"],
+            "emdr2 or pdist with objective.reader=each",
+        ),
+        (
+            ["retriever.null_score=inf", "retriever.null_document=fixed"],
+            "retriever.null_score: input should be a finite",
+        ),
     ],
 )
 def test_what_is_wrong_across_fields_is_said_before_any_work(overrides, says):
@@ -283,6 +303,10 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
         ["objective=emdr2", "objective.reader=fid", "generator=bart", "retriever=query"],
         ["objective=ensemble", "training.steps=0"],
         ["objective=ensemble", "retriever=query"],
+        ["objective=pdist", "retriever=query", "retriever.null_document=learned"],
+        ["objective=ensemble", "training.steps=0", "retriever.null_document=fixed"],
+        ["objective=emdr2", "retriever=query", "objective.reader=concat", "retriever.learn_temperature=true"],
+        [*CHAIN, "retriever=query", "retriever.learn_temperature=true"],
     ],
 )
 def test_objectives_that_go_with_the_rest(base, overrides):
@@ -297,8 +321,15 @@ def test_a_prior_that_learns_is_in_the_id_only_where_it_is_on(base):
     assert learns.roles["checkpoint"].key != base.roles["checkpoint"].key
     assert steps("retriever.learn_temperature=true", "retriever.prior_lr=0.5").run_id != learns.run_id
     assert base.roles["checkpoint"].fields.keys() & {"learn_temperature", "prior_lr"} == set()
+    for off, on in (("none", "fixed"), ("fixed", "learned")):
+        ids = {steps(f"retriever.null_document={mode}", "retriever.null_score=1").run_id for mode in (off, on)}
+        assert len(ids) == 2
+    assert steps("retriever.null_score=1").run_id == base.run_id
     closed = steps("retrieval=closed_book")
-    assert steps("retrieval=closed_book", "retriever.learn_temperature=true").run_id == closed.run_id
+    for on in ("retriever.learn_temperature=true", "retriever.null_document=learned"):
+        assert steps("retrieval=closed_book", on).run_id == closed.run_id
+    arm = steps("retriever.null_document=fixed", "evaluation.source=oracle")
+    assert (arm.train.null, arm.asked.null) == (True, False)
 
 
 def test_the_first_objectives_are_named_as_ever(base):

@@ -103,6 +103,7 @@ def listed_paths(config: RunConfig, setting: Setting, prior: RetrievalPrior, bui
     assert setting.hop2 is not None
     objective, found = config.objective, Paths.load(build.parent("paths").path)
     temperature = prior.values()["temperature"]
+    assert temperature is not None
     return ListedPaths.of(found, setting.hop2.paths, objective.prior, temperature, objective.renormalize)
 
 

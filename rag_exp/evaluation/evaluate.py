@@ -33,7 +33,7 @@ from rag_exp.models.reader import Generator
 from rag_exp.retrieval.results import SearchResult
 from rag_exp.training.options import Precision, TrainerOptions
 from rag_exp.training.progress import Ticker
-from rag_exp.training.reading import PassageTokens, passage_characters
+from rag_exp.training.reading import ABSENT, PassageTokens, passage_characters
 
 LEARNED_TEMPERATURE = (
     "the temperature was learned; the sum over the whole corpus is known at retriever.temperature alone"
@@ -217,6 +217,8 @@ class Reader:
             scores_BK = self.asked.topk.scores_QK[items, :K]
             prior_BK = self.asked.prior(torch.from_numpy(scores_BK).double())
         passages = self._tokens(rows_BK) if self._tokens is not None and K else [[] for _ in items]
+        if K and self.asked.prior.has_null:
+            passages = [[*row, ABSENT] for row in passages]
         batch = self._pack(items, passages, [self._targets[i] for i in items])
         logp_BKT, mask_BT, predictions = self._score(batch, prior_BK, write=self.options.decode != "none")
         nll_B = self._nll(logp_BKT, mask_BT, prior_BK)
@@ -244,12 +246,21 @@ class Reader:
         elif log_posterior_BK is not None:
             columns["posterior"] = log_posterior_BK.exp().tolist()
             columns["passage_nll"] = (-sequence_logp(logp_BKT, mask_BT)).tolist()
+        columns |= self._of_null(K, columns)
         columns |= self._of_paths(items, rows_BK, columns)
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def spent(self) -> TokenCounts | None:
         """Tokens read and written so far; None where nobody counted them."""
         return self.counts
+
+    def _of_null(self, K: int, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """What is of the null document goes into columns of its own; those of passages then hold K values."""
+        moved = {"null_prior": "prior", "null_posterior": "posterior", "null_nll": "passage_nll"}
+        if not (K and self.asked.prior.has_null):
+            return dict.fromkeys(moved, [None] * len(columns["prior"]))
+        found = {name: [of_all[-1] for of_all in columns[column]] for name, column in moved.items()}
+        return found | {column: [of_all[:-1] for of_all in columns[column]] for column in moved.values()}
 
     def _of_paths(
         self, items: Sequence[int], rows_BK: np.ndarray, columns: dict[str, list[Any]]

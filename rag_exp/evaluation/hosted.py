@@ -32,7 +32,10 @@ from rag_exp.models.packing import ReaderBatch
 NO_LOGPROBS = "the endpoint gives text only, no log-probabilities of a given answer"
 NO_END = "the endpoint is not asked for the end token's probability (generator.end_token): see nll_without_end"
 UNEQUAL = "the endpoint's tokens of some answer differ from passage to passage, so they cannot be mixed one by one"
-OF_LOGPROBS = ("nll", "nll_without_end", "nll_any", "nll_unnormalized", "target_tokens", "posterior", "passage_nll")
+OF_LOGPROBS = (
+    *("nll", "nll_without_end", "nll_any", "nll_unnormalized", "target_tokens"),
+    *("posterior", "passage_nll", "null_posterior", "null_nll"),
+)
 OF_END = ("nll", "nll_any", "nll_unnormalized", "target_tokens")
 
 

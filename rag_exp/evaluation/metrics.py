@@ -38,6 +38,8 @@ METRICS: dict[str, str] = {
     "answer_coverage": "share of questions with an answer string in a passage read",
     "prior_on_gold": "prior probability of the gold passages, over questions where one was found",
     "posterior_on_gold": "posterior probability of the gold passages given the answer, over the same questions",
+    "prior_on_null": "prior probability of reading nothing, beside the passages that were found",
+    "posterior_on_null": "posterior probability of that given the answer: of its needing none of them",
     "all_gold@k": "share of questions whose needed gold passages (as many as hops) are all among those read",
     "all_gold@hop1": "the same over what the first hop found",
     "path_recall@1": "share of questions whose first path holds all needed gold passages",
@@ -164,6 +166,9 @@ class _Metrics:
             if table["paths"].null_count < len(table):
                 joint = f"passages are read in paths: see path_{name}_on_gold"
             self._mean(f"{name}_on_gold", np.where(hit == 1, on_gold, np.nan), joint, name)
+        without = "there is no null document (retriever.null_document, where an index is searched)"
+        for name in ("prior", "posterior"):
+            self._mean(f"{name}_on_null", _floats(table, f"null_{name}"), without, f"null_{name}")
         self._paths(table, facts, counted, reason)
         self._mean("nll_gold_found", np.where(hit == 1, nll, np.nan), missed, "nll")
         found_all = "a gold passage was found for every question" if counted.any() else reason

@@ -41,10 +41,13 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "f1": ("double", "SQuAD F1 of `prediction`, maximum over answers"),
     "rows": ("list<int64>", "rows of the passages read, each once, path by path; empty where there are none"),
     "scores": ("list<double>", "their retrieval scores; null where paths are read"),
-    "prior": ("list<double>", "p(z|x), softmax of scores over temperature; sums to 1; null where paths are read"),
+    "prior": ("list<double>", "p(z|x), softmax of scores over temperature; sums to 1 - null_prior; null for paths"),
     # Where `nll` is null and `nll_without_end` is not, these two are of the answer without its end token.
     "posterior": ("list<double>", "p(z|x,target) with one passage explaining it all; null for joint reading and paths"),
     "passage_nll": ("list<double>", "-log p(target) given each passage alone; null for joint reading and paths"),
+    "null_prior": ("double", "p(z|x) of reading none of them; null without a null document, or without passages"),
+    "null_posterior": ("double", "p(z|x,target) of it, as `posterior`"),
+    "null_nll": ("double", "-log p(target) given the question alone, as `passage_nll`"),
     "paths": ("list<list<int64>>", "where paths are read, the rows of each in hop order, best prior first; else null"),
     "path_prior": ("list<double>", "p(d1,d2|q) of each; sums to `kept_prior` unless objective.renormalize"),
     "path_posterior": ("list<double>", "p(d1,d2|q,target) with one path explaining it all"),
@@ -61,6 +64,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "entropy": ("double", "H(answer | question) of the generating process, nats; null where unknown"),
     "entropy_given_gold": ("double", "H(answer | question, gold passages), nats; null where unknown"),
 }
+
+LATER = ("null_prior", "null_posterior", "null_nll")  # columns of what there was none of in earlier files
 
 
 def schema() -> pa.Schema:
@@ -105,7 +110,7 @@ def column_nulls(table: pa.Table) -> dict[str, str]:
 
 
 def read_predictions(path: Path) -> pa.Table:
-    """Read a predictions file, or that of a folder.
+    """Read a predictions file, or that of a folder. What no evaluation had when it was written is null there.
 
     Raises:
         DataError: it is missing, unreadable or lacks a column.
@@ -118,6 +123,9 @@ def read_predictions(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as e:
         raise DataError(f"{path}: no readable predictions there ({e}).") from e
+    for name in LATER:
+        if name not in table.column_names:
+            table = table.append_column(schema().field(name), pa.nulls(len(table), schema().field(name).type))
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise DataError(f"{path}: not a predictions file of this version; it lacks {', '.join(missing)}.")

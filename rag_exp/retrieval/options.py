@@ -58,6 +58,12 @@ class RetrieverOptions(Options):
     learn_temperature: bool = Field(
         False, description="train it (its logarithm) in the end-to-end stage, whatever else trains; above is its start"
     )
+    null_document: Literal["none", "fixed", "learned"] = Field(
+        "none",
+        description="one more reading, of the question alone (Guu et al. 2020, REALM): fixed: with null_score as its "
+        "retrieval score; learned: with one that trains in the end-to-end stage, from there",
+    )
+    null_score: float = Field(0.0, allow_inf_nan=False, description="on the scale of the index's scores")
     prior_lr: float = Field(0.01, gt=0, description="peak learning rate of what is learned of the prior itself")
     refresh_every: int = Field(200, ge=1, description="steps between rebuilding the index (train=both only)")
     warmup: RetrieverWarmup = RetrieverWarmup()
@@ -65,13 +71,15 @@ class RetrieverOptions(Options):
     @property
     def learns_prior(self) -> bool:
         """Whether anything of the prior itself is learned, with or without the encoders."""
-        return self.learn_temperature
+        return self.learn_temperature or self.null_document == "learned"
 
     def prior_identity(self) -> dict[str, Any]:
         """The fields that decide the prior over what is found; without those of what is off."""
         found: dict[str, Any] = {"temperature": self.temperature}
         if self.learn_temperature:
             found["learn_temperature"] = True
+        if self.null_document != "none":
+            found |= {"null_document": self.null_document, "null_score": self.null_score}
         return {**found, "prior_lr": self.prior_lr} if self.learns_prior else found
 
 

@@ -101,14 +101,15 @@ class StageData:
         k: passages a question (of the first hop, for a live retriever); 0 for closed book.
         objective: how they are read.
         hop2: the second hop that a live retriever searches; None for one hop.
+        null: whether the question alone is one of its readings, the last one, wherever passages are read.
     """
 
     def __init__(
         self, packer: Packer, questions: QuestionTable, keep: np.ndarray, passages: PassageTable | None,
         rows_QK: np.ndarray | None, scores_QK: np.ndarray | None, k: int, objective: Objective,
-        logprior_QM: np.ndarray | None = None, hop2: SecondHop | None = None,
+        logprior_QM: np.ndarray | None = None, hop2: SecondHop | None = None, null: bool = False,
     ):  # fmt: skip
-        self.packer, self.k, self.objective, self.hop2 = packer, k, objective, hop2
+        self.packer, self.k, self.objective, self.hop2, self.null = packer, k, objective, hop2, null
         self._logprior_QM = logprior_QM
         wording, targets = questions.questions, questions.targets
         self.texts = [wording[q] for q in keep]
@@ -156,7 +157,7 @@ class StageData:
     @classmethod
     def retrieved(
         cls, packer: Packer, questions: QuestionTable, passages: PassageTable, topk: SearchResult,
-        objective: Objective | None = None,
+        objective: Objective | None = None, null: bool = False,
     ) -> StageData:  # fmt: skip
         """Each question with its cached top-k; questions for which nothing was retrieved are left out.
 
@@ -170,7 +171,8 @@ class StageData:
         if len(keep) == 0:
             raise DataError("No passage was retrieved for any training question; there is nothing to train on.")
         kept = topk.of_queries(keep)
-        return cls(packer, questions, keep, passages, kept.ids_QK, kept.scores_QK, topk.k, objective or RagSequence())
+        ids_QK, scores_QK, objective = kept.ids_QK, kept.scores_QK, objective or RagSequence()
+        return cls(packer, questions, keep, passages, ids_QK, scores_QK, topk.k, objective, null=null)
 
     @classmethod
     def listed(
@@ -204,7 +206,7 @@ class StageData:
     @classmethod
     def live(
         cls, packer: Packer, questions: QuestionTable, passages: PassageTable, k: int,
-        objective: Objective | None = None, hop2: SecondHop | None = None,
+        objective: Objective | None = None, hop2: SecondHop | None = None, null: bool = False,
     ) -> StageData:  # fmt: skip
         """Each question with the ``k`` passages (or the paths over them) that a retriever, itself in training, will
         find at that step.
@@ -213,7 +215,9 @@ class StageData:
             ConfigError: prompts do not fit the reader.
         """
         objective = objective or RagSequence()
-        return cls(packer, questions, np.arange(len(questions)), passages, None, None, k, objective, hop2=hop2)
+        return cls(
+            packer, questions, np.arange(len(questions)), passages, None, None, k, objective, hop2=hop2, null=null
+        )
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -237,6 +241,8 @@ class StageData:
         if rows_BK.shape[1]:
             assert self._tokens is not None
             passages = self._tokens(rows_BK)
+            if self.null:
+                passages = [[*row, ABSENT] for row in passages]
             mask_BK = rows_BK >= 0
             if self._scores_QK is not None:
                 scores_BK = np.where(mask_BK, self._scores_QK[items], 0.0).astype(np.float32)

@@ -117,16 +117,16 @@ def train_marginal(
         ConfigError: prompts do not fit the reader.
         TrainingError: the loss is not finite.
     """
-    packer = trainee.packer
+    packer, null = trainee.packer, prior is not None and prior.has_null
     if passages is None or (topk is None and live is None and paths is None):
         data = StageData.closed_book(packer, questions)
     elif live is not None:
-        data = StageData.live(packer, questions, passages, k, objective, hop2)
+        data = StageData.live(packer, questions, passages, k, objective, hop2, null)
     elif paths is not None:
         data = StageData.listed(packer, questions, passages, paths, objective)
     else:
         assert topk is not None
-        data = StageData.retrieved(packer, questions, passages, topk, objective)
+        data = StageData.retrieved(packer, questions, passages, topk, objective, null)
     return _fit(trainee, "marginal", trainee.options, objective, data, prior, live, refresh_every, retriever_lr)
 
 

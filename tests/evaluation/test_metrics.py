@@ -70,6 +70,7 @@ def row(**given):
         "gold": [5], "gold_of": [0], "gold_rank": 1, "gold_in_corpus": True, "gold_found": True, "answer_found": True,
         "entropy": 0.75, "entropy_given_gold": 0.25, "paths": None, "path_prior": None, "path_posterior": None,
         "path_nll": None, "kept_prior": None, "hop1": None,
+        "null_prior": 0.125, "null_posterior": 0.25, "null_nll": 3.0,
     }  # fmt: skip
     return base | given
 
@@ -82,7 +83,7 @@ def table_of(rows):
 
 def test_a_table_by_hand():
     second = {"gold": [6], "gold_rank": 2, "nll": 3.0, "answer_bytes": 12, "em": 0.0, "f1": 0.5, "truncated": 1}
-    second |= {"fast_prediction": "b"}
+    second |= {"fast_prediction": "b", "null_prior": 0.625}
     missed = {"gold": [9], "gold_rank": None, "gold_found": False, "gold_in_corpus": False, "nll": 8.0, "entropy": None}
     without = {"gold": [], "gold_of": [], "gold_rank": None, "gold_found": None, "gold_in_corpus": None, "nll": 4.0}
     rows = [row(), row(**second), row(**missed, answer_found=False, entropy_given_gold=None), row(**without)]
@@ -111,6 +112,8 @@ def test_a_table_by_hand():
         "answer_coverage": 0.75,
         "prior_on_gold": (0.75 + 0.25) / 2,
         "posterior_on_gold": 0.5,
+        "prior_on_null": 0.25,
+        "posterior_on_null": 0.25,
         "nll_gold_found": 2.0,
         "nll_gold_missed": 8.0,
         "truncated": 1 / 8,
@@ -125,7 +128,7 @@ def test_a_table_by_hand():
 def test_what_does_not_apply_is_null_with_a_reason():
     closed = {"rows": [], "scores": [], "prior": [], "posterior": [], "passage_nll": [], "gold_rank": None}
     unknown = {"gold_found": None, "gold_in_corpus": None, "answer_found": None, "entropy": None, "prediction": None}
-    unknown |= {"fast_prediction": None, "nll_unnormalized": None}
+    unknown |= {"fast_prediction": None, "nll_unnormalized": None, "null_prior": None, "null_posterior": None}
     metrics, nulls = metrics_of(table_of([row(**closed, **unknown, em=None, f1=None, entropy_given_gold=None)]))
     missing = {name for name, value in metrics.items() if value is None}
     assert missing == set(nulls)

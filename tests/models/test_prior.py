@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_exp.core.errors import DataError
-from rag_exp.models.marginalize import doc_logprior, mixture_nll
+from rag_exp.models.marginalize import doc_logprior, mixture_nll, posterior
 from rag_exp.models.prior import RetrievalPrior
 
 B, K, T = 3, 4, 3
@@ -84,5 +84,91 @@ def test_what_was_learned_is_read_back(tmp_path):
 def test_over_the_corpus_everything_sums_to_one():
     scores_BK, _, _, _ = problem(2)
     prior = RetrievalPrior(0.5)
+    log_partition_B = (scores_BK / 0.5).logsumexp(-1)
+    torch.testing.assert_close(prior.over_corpus(scores_BK, log_partition_B), prior(scores_BK))
+
+
+NULL_LOGP = -2.5  # of each token, given the question alone
+
+
+def with_null(logp_BKT):
+    return torch.cat([logp_BKT, torch.full((B, 1, T), NULL_LOGP, dtype=torch.float64)], dim=1)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    score=st.floats(-8, 8),
+    temperature=st.floats(0.3, 3),
+    marginal=st.sampled_from(["sequence", "token"]),
+)
+def test_a_null_document_is_one_more_passage(seed, score, temperature, marginal):
+    scores_BK, mask_BK, logp_BKT, target_BT = problem(seed)
+    logp_BRT = with_null(logp_BKT)
+    more_BR = torch.cat([scores_BK, torch.full((B, 1), score, dtype=torch.float64)], dim=1)
+    there_BR = torch.cat([mask_BK, torch.ones(B, 1, dtype=torch.bool)], dim=1)
+    plain_BR = doc_logprior(more_BR, there_BR, temperature)
+    prior = RetrievalPrior(temperature, null_score=score)
+    torch.testing.assert_close(prior(scores_BK, mask_BK), plain_BR, rtol=1e-12, atol=1e-12)
+    assert torch.equal(prior(scores_BK), doc_logprior(more_BR, None, temperature))
+    found = mixture_nll(logp_BRT, prior(scores_BK, mask_BK), target_BT, marginal)
+    torch.testing.assert_close(found, mixture_nll(logp_BRT, plain_BR, target_BT, marginal), rtol=1e-12, atol=1e-12)
+
+
+@given(seed=st.integers(0, 10**6), score=st.floats(-5, 5))
+def test_the_null_score_s_gradient_is_prior_minus_posterior(seed, score):
+    scores_BK, mask_BK, logp_BKT, target_BT = problem(seed)
+    logp_BRT = with_null(logp_BKT)
+    for marginal in ("sequence", "token"):
+        prior = RetrievalPrior(null_score=score, learn_null=True).double()
+
+        def loss(prior=prior, marginal=marginal):
+            return mixture_nll(logp_BRT, prior(scores_BK, mask_BK), target_BT, marginal).sum()
+
+        loss().backward()
+        prior_BR = prior(scores_BK, mask_BK).detach()
+        after = posterior(logp_BRT, prior_BR, target_BT, marginal)
+        if marginal == "sequence":
+            expected = (prior_BR.exp() - after)[:, -1].sum()
+        else:
+            expected = ((prior_BR.exp()[:, -1:] - after[:, -1]) * target_BT).sum()
+        torch.testing.assert_close(prior.null_score.grad, expected, rtol=1e-9, atol=1e-12)
+        assert float(prior.null_score.grad) == pytest.approx(slope(loss, prior.null_score), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("marginal", ["sequence", "token"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_null_score_of_minus_infinity_is_as_if_there_were_none(marginal, masked):
+    scores_BK, mask_BK, logp_BKT, target_BT = problem(3)
+    mask_BK = mask_BK if masked else None
+    scores_BK.requires_grad_(True)
+    nll, gradients = [], []
+    for prior, logp in (
+        (RetrievalPrior(0.7), logp_BKT),
+        (RetrievalPrior(0.7, null_score=-torch.inf, learn_null=True), with_null(logp_BKT)),
+    ):
+        nll.append(mixture_nll(logp, prior(scores_BK, mask_BK), target_BT, marginal))
+        (gradient,) = torch.autograd.grad(nll[-1].sum(), scores_BK, retain_graph=True)
+        gradients.append(gradient)
+    torch.testing.assert_close(*nll, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    nll[1].sum().backward()
+    assert float(prior.null_score.grad) == 0.0
+
+
+def test_a_null_score_is_read_back_beside_the_temperature(tmp_path):
+    prior = RetrievalPrior(1.0, learn_temperature=True, null_score=3.0, learn_null=True)
+    with torch.no_grad():
+        prior.null_score.fill_(-1.5)
+    prior.save(tmp_path)
+    again = RetrievalPrior(1.0, learn_temperature=True, null_score=3.0, learn_null=True).load(tmp_path)
+    assert again.values() == {"temperature": 1.0, "null_score": -1.5}
+    assert RetrievalPrior(null_score=3.0).values()["null_score"] == 3.0
+    with pytest.raises(DataError, match="not what this prior learned"):
+        RetrievalPrior(null_score=3.0, learn_null=True).load(tmp_path)
+
+
+def test_over_the_corpus_the_null_document_has_its_share():
+    scores_BK, _, _, _ = problem(4)
+    prior = RetrievalPrior(0.5, null_score=1.25)
     log_partition_B = (scores_BK / 0.5).logsumexp(-1)
     torch.testing.assert_close(prior.over_corpus(scores_BK, log_partition_B), prior(scores_BK))
