@@ -178,12 +178,14 @@ def _add_search(
     uncompared = topk.get("recall_reason", "unknown")
     counted = "this index does not count its comparisons"
     distances = topk["distances"] / topk["queries"] if topk.get("distances") and topk.get("queries") else None
+    rescored = topk.get("rescored", 0) / topk["queries"] if topk.get("queries") else None
     found = {
         "index_recall@1": (recall.get("1"), uncompared),
         "index_recall@k": (recall.get(str(topk.get("k"))), uncompared),
         "prior_kl": (topk.get("prior_kl"), uncompared),
         "prior_mass_missed": (topk.get("prior_mass_missed"), uncompared),
         "distances_per_query": (distances, counted),
+        "rescored_per_query": (rescored, "no questions were searched"),
         "queries_per_second": (topk.get("queries_per_second"), "no questions were searched"),
         "latency_p50_ms": (latency.get("p50"), "no questions were searched"),
         "latency_p95_ms": (latency.get("p95"), "no questions were searched"),

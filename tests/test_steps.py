@@ -110,6 +110,12 @@ def test_a_tuned_search_has_a_step_of_its_own():
     assert smaller.roles["train_tuning"].key == one.roles["train_tuning"].key
 
 
+def test_rescoring_belongs_to_the_search():
+    plain, rescored = steps("index=sq"), steps("index=sq", "index.rescore=4")
+    assert plain.roles["index"].key == rescored.roles["index"].key
+    assert plain.roles["topk"].key != rescored.roles["topk"].key
+
+
 def test_exact_search_is_the_same_at_every_recall(base):
     assert steps("index.mode=iso_recall", "index.recall_target=0.9").run_id == base.run_id
 
@@ -182,7 +188,6 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["retrieval.k=5000"], "5000 passages cannot be read from a corpus of 1200"),
         (["evaluation.corpus_size=2", "evaluation.k=3"], "raise evaluation.corpus_size"),
         (["index=ivf", "index.nlist=64"], "39"),
-        (["index=sq", "index.mode=iso_recall"], "index.mode: iso_recall: SQ8 has neither lists nor a graph"),
         (["index=ivf", "index.mode=iso_recall", "retriever=query"], "index@evaluation.index=ivf"),
         (["questions.world_seed=3"], "both must describe one world"),
         (["retrieval=closed_book", "evaluation.source=index"], "trained without passages"),

@@ -48,10 +48,12 @@ def shards_of(vectors: VectorSteps, shards: int, build: Build) -> list[Artifact]
 
 
 def open_index(build: Build, setting: Setting, vectors: VectorSteps, blocks: list[np.ndarray]) -> BuiltIndex:
-    """The setting's index over ``blocks``, its dial set where that was tuned.
+    """The setting's index over ``blocks``, behind rescoring where that is asked for, its dial set where that was tuned.
 
     It is cut into as many shards as the setting says, or as it was built in.
     """
+    from rag_exp.retrieval.rescore import rescored
+
     made = build.parent("index")  # also where there is nothing to load: it holds what is known of the index
     shards = setting.shards if setting.shards > 1 else made.stats.get("shards", 1)
     if shards > 1:
@@ -60,6 +62,7 @@ def open_index(build: Build, setting: Setting, vectors: VectorSteps, blocks: lis
         found = setting.index.load(made.path)
     else:
         found = setting.index.create(blocks, 0)
+    found = rescored(found, setting.index, blocks)
     if "tuning" in build.step.parents:
         found.turn(build.parent("tuning").stats["value"])
     return found

@@ -25,7 +25,7 @@ from rag_exp.retrieval.faiss_index import (
     sample_vectors,
     shape_of,
 )
-from rag_exp.retrieval.hnsw import MOST_EF
+from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 from rag_exp.retrieval.ivf import MAX_POINTS_PER_LIST, MIN_POINTS_PER_LIST, auto_nlist
 
@@ -49,20 +49,13 @@ class FactoryOptions(VectorIndexOptions):
     )
 
     def problems(self, size: int) -> list[str]:
-        found = []
-        if self.mode == "iso_recall" and self.dial is None:
-            found.append(
-                f"index.mode: iso_recall: {self.string} has neither lists nor a graph of HNSW, so that nothing of its "
-                "search can be tuned to a recall; use index.mode=fixed, or give it lists (IVF{nlist},...)."
-            )
         needed = MIN_POINTS_PER_LIST * self._centroids(size)
         if needed <= size:
-            return found
+            return []
         return [
-            *found,
             f"index.string: {self._filled(size)} trains {self._centroids(size)} centroids, which need {needed} "
             f"passages ({MIN_POINTS_PER_LIST} each), the corpus has {size}; give the lists {{nlist}}, the product "
-            "quantizer fewer bits (PQ{m}x4: 624 passages), or use index=sq, which trains none.",
+            "quantizer fewer bits (PQ{m}x4: 624 passages), or use index=sq, which trains none."
         ]
 
     def derived(self, size: int) -> dict[str, Any]:
@@ -74,19 +67,19 @@ class FactoryOptions(VectorIndexOptions):
         return _splits(self.string)
 
     @property
-    def dial(self) -> str | None:
-        if "IVF" in self.string:
-            return "nprobe"
-        return "efSearch" if "HNSW" in self.string else None
+    def dial(self) -> str:
+        """That of the lists, else of the graph; where every code is compared, how many candidates are rescored."""
+        return "nprobe" if "IVF" in self.string else "efSearch" if "HNSW" in self.string else "rescore"
 
     def dial_values(self, size: int, k: int) -> range:
         if self.dial == "nprobe":
             return range(1, int(re.findall(r"IVF(\d+)", self._filled(size))[0]) + 1)
-        return range(k, max(k, min(size, MOST_EF)) + 1)
+        most = min(size, MOST_CANDIDATES)
+        return range(k, max(k, most) + 1) if self.dial == "efSearch" else range(1, max(1, most // k) + 1)
 
     def searched_by(self) -> dict[str, Any]:
         own = super().searched_by()
-        if self.tuned:  # the dial is one of several parameters in one string
+        if self.tuned:  # the dial may be one of several parameters in one string
             own["search"] = ",".join(p for p in self.search.split(",") if not p.strip().startswith(f"{self.dial}="))
         return own
 

@@ -15,7 +15,7 @@ from rag_exp.retrieval.results import SearchResult
 if TYPE_CHECKING:
     import numpy as np
 
-_QUERIES = 256  # whose candidates' vectors are held at once
+_QUERIES, _NUMBERS = 256, 1 << 25  # whose candidates' vectors are held at once, and their numbers at most (128 MB)
 
 
 def true_scores(queries_QD: np.ndarray, blocks: Sequence[np.ndarray], ids_QK: np.ndarray) -> np.ndarray:
@@ -23,12 +23,13 @@ def true_scores(queries_QD: np.ndarray, blocks: Sequence[np.ndarray], ids_QK: np
     import numpy as np
 
     scores_QK = np.full(ids_QK.shape, -np.inf, np.float32)
-    for start in range(0, len(ids_QK), _QUERIES):
-        ids = ids_QK[start : start + _QUERIES]
+    step = max(1, min(_QUERIES, _NUMBERS // max(1, ids_QK.shape[1] * queries_QD.shape[1])))
+    for start in range(0, len(ids_QK), step):
+        ids = ids_QK[start : start + step]
         if (ids >= 0).any():
             vectors = take_vectors(blocks, ids)
-            here = np.einsum("qd,qkd->qk", queries_QD[start : start + _QUERIES], vectors, dtype=np.float32)
-            scores_QK[start : start + _QUERIES] = np.where(ids >= 0, here, -np.inf)
+            here = np.einsum("qd,qkd->qk", queries_QD[start : start + step], vectors, dtype=np.float32)
+            scores_QK[start : start + step] = np.where(ids >= 0, here, -np.inf)
     return scores_QK
 
 

@@ -15,7 +15,9 @@ from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_EF = 4096  # the most candidates that tuning tries; beyond, a graph costs more than looking at every passage
+MOST_CANDIDATES = (
+    4096  # the most candidates that tuning tries; beyond, a graph costs more than looking at every passage
+)
 
 
 @INDEXES.register
@@ -38,7 +40,7 @@ class HNSW(VectorIndexOptions):
         return "ef_search"
 
     def dial_values(self, size: int, k: int) -> range:
-        return range(k, max(k, min(size, MOST_EF)) + 1)
+        return range(k, max(k, min(size, MOST_CANDIDATES)) + 1)
 
     def create(self, content: Sequence[np.ndarray], seed: int) -> HNSWIndex:
         import faiss

@@ -89,9 +89,10 @@ class IndexOptions(Options):
 
 
 class VectorIndexOptions(IndexOptions):
-    """What every index over vectors has: its search is asked as it is set, or so that it reaches a recall.
+    """What every index over vectors has: its search is asked as it is set, or so that it reaches a recall, and what it
+    finds may be scored anew.
 
-    An index that is exact takes ``iso_recall`` and has nothing to tune.
+    An index that is exact takes all this and has nothing to tune or to rescore.
     """
 
     mode: Annotated[Literal["fixed", "iso_recall"], SEARCH] = Field(
@@ -103,6 +104,16 @@ class VectorIndexOptions(IndexOptions):
     tuning_questions: Annotated[int, SEARCH] = Field(
         512, ge=1, description="questions of the train split that iso_recall measures recall on; none are evaluated"
     )
+
+    rescore: Annotated[int | None, SEARCH] = Field(
+        None, ge=1, description="find so many times k candidates, and score them by their vectors; null: do not"
+    )
+
+    @property
+    def rescores(self) -> bool:
+        """Whether candidates are scored anew."""
+        asked = self.rescore is not None or (self.tuned and self.dial == "rescore")
+        return asked and self.stores_vectors
 
     @property
     def dial(self) -> str | None:
@@ -123,7 +134,8 @@ class VectorIndexOptions(IndexOptions):
 
     def searched_by(self) -> dict[str, Any]:
         own = {n: v for n, v in self.only(SEARCH).items() if n not in VectorIndexOptions.model_fields}
-        return {n: v for n, v in own.items() if not (self.tuned and n == self.dial)}
+        found = {**own, **({"rescore": self.rescore} if self.rescores else {})}
+        return {n: v for n, v in found.items() if not (self.tuned and n == self.dial)}
 
 
 class BuiltIndex(ABC):
@@ -135,12 +147,14 @@ class BuiltIndex(ABC):
         size: passages held.
         distances: how many stored vectors the last search was compared with (its coarse centroids included),
             over all its queries; None where the index does not tell.
+        rescored: candidates among them whose vectors were read to score them anew.
     """
 
     is_exact: ClassVar[bool] = False
     exact_scores: bool = True
     size: int
     distances: int | None = None
+    rescored: int = 0
 
     @abstractmethod
     def search(self, queries: np.ndarray | Sequence[str], k: int) -> SearchResult:

@@ -22,8 +22,9 @@ from rag_exp.retrieval.embeddings import embed_passages, load_blocks, take_vecto
 from rag_exp.retrieval.encoder import Encoder
 from rag_exp.retrieval.encoders import PassageTexts, passage_text
 from rag_exp.retrieval.hop2 import SecondHop
-from rag_exp.retrieval.index import BuiltIndex, IndexOptions
+from rag_exp.retrieval.index import BuiltIndex, VectorIndexOptions
 from rag_exp.retrieval.paths import Paths, compose_all, others
+from rag_exp.retrieval.rescore import rescored
 from rag_exp.retrieval.results import SearchResult
 from rag_exp.retrieval.topk import join_queries
 
@@ -55,7 +56,7 @@ class LiveRetriever(nn.Module):
         passage_encoder: Encoder | None,
         passages: PassageTexts,
         blocks: Sequence[np.ndarray],
-        index_options: IndexOptions,
+        index_options: VectorIndexOptions,
         seed: int,
         folder: Path | None = None,
         batch_size: int = 256,
@@ -81,8 +82,11 @@ class LiveRetriever(nn.Module):
         if self._stale:
             self._restore()
         if self._index is None:
-            self._index = self._options.create(self._blocks, self._seed)
+            self._index = self._built()
         return self._index
+
+    def _built(self) -> BuiltIndex:
+        return rescored(self._options.create(self._blocks, self._seed), self._options, self._blocks)
 
     def search(self, questions: Sequence[str], k: int) -> tuple[np.ndarray, Tensor]:
         """The best ``k`` passages of each question.
@@ -190,7 +194,7 @@ class LiveRetriever(nn.Module):
         (folder / "current").mkdir(parents=True, exist_ok=True)
         os.replace(folder / "building" / "vectors.npy", folder / "current" / "vectors.npy")
         self._blocks = load_blocks([folder / "current"], self._size)
-        self._index = self._options.create(self._blocks, self._seed)
+        self._index = self._built()
         return {**stats, "flops": stats["flops"] + (self._index.stats()["build_flops"] or 0)}
 
     def _where(self) -> Path:

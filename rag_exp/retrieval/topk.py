@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rag_exp.retrieval.fidelity import missed_mass, prior_kl, true_scores
 from rag_exp.retrieval.index import BuiltIndex
@@ -37,6 +37,15 @@ class Reference:
     temperature: float = 1.0
 
 
+class Searched(NamedTuple):
+    """What many queries found, the seconds it took, and the vectors compared and scored anew, over all of them."""
+
+    result: SearchResult
+    seconds: float
+    distances: int | None
+    rescored: int
+
+
 def search_topk(
     index: BuiltIndex,
     queries: np.ndarray | Sequence[str],
@@ -60,27 +69,29 @@ def search_topk(
 
     Returns:
         ``queries``, ``k``; ``search_seconds``, ``queries_per_second``, ``threads``; ``distances`` (vectors compared in
-        all, null where unknown); ``recall``: rank -> recall@rank against exact for ranks 1, 5, 20 and k; ``prior_kl``
-        and ``prior_mass_missed`` (``retrieval/fidelity.py``), means over queries; ``latency_ms``. The three of exact
-        search are null without a reference, with ``recall_reason``; no queries have no latency.
+        all, null where unknown) and ``rescored`` (those of them that were scored anew); ``recall``: rank -> recall@rank
+        against exact for ranks 1, 5, 20 and k; ``prior_kl`` and ``prior_mass_missed`` (``retrieval/fidelity.py``),
+        means over queries; ``latency_ms``. The three of exact search are null without a reference, with
+        ``recall_reason``; no queries have no latency.
     """
     if reference is not None and index.is_exact:
         result = reference.exact.first(k)
-        searched, seconds, _ = search_all(index, queries[:_SAMPLE], k)
+        searched = search_all(index, queries[:_SAMPLE], k)
         distances: int | None = len(queries) * index.size
     else:
-        result, seconds, distances = search_all(index, queries, k)
-        searched = result
+        searched = search_all(index, queries, k)
+        result, distances = searched.result, searched.distances
         if reference is not None and index.exact_scores:
             result = result.with_log_partition(reference.exact.log_partition_Q)
     result.save(folder)
     stats: dict[str, Any] = {
         "queries": len(result),
         "k": k,
-        "search_seconds": seconds,
-        "queries_per_second": len(searched) / seconds if seconds else None,
+        "search_seconds": searched.seconds,
+        "queries_per_second": len(searched.result) / searched.seconds if searched.seconds else None,
         "threads": _threads(),
         "distances": distances,
+        "rescored": searched.rescored,
         "recall": None,
         "prior_kl": None,
         "prior_mass_missed": None,
@@ -120,17 +131,16 @@ def join_queries(parts: Sequence[SearchResult], k: int) -> SearchResult:
     return SearchResult.of(ids, scores, k)
 
 
-def search_all(
-    index: BuiltIndex, queries: np.ndarray | Sequence[str], k: int
-) -> tuple[SearchResult, float, int | None]:
-    """The result in batches, the seconds it took, and the vectors compared."""
-    parts, distances, seconds = [], 0, 0.0
+def search_all(index: BuiltIndex, queries: np.ndarray | Sequence[str], k: int) -> Searched:
+    """Ask ``queries`` in batches."""
+    parts, distances, rescored, seconds = [], 0, 0, 0.0
     for start in range(0, len(queries), _BATCH):
         begin = time.perf_counter()
         parts.append(index.search(queries[start : start + _BATCH], k))
         seconds += time.perf_counter() - begin
         distances = None if distances is None or index.distances is None else distances + index.distances
-    return join_queries(parts, k), seconds, distances
+        rescored += index.rescored
+    return Searched(join_queries(parts, k), seconds, distances, rescored)
 
 
 def _against(index: BuiltIndex, found: SearchResult, queries: np.ndarray, reference: Reference) -> dict[str, Any]:

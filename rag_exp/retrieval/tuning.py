@@ -86,10 +86,10 @@ def tune(index: BuiltIndex, options: VectorIndexOptions, queries: np.ndarray, ex
 
     def recall(value: int) -> float:
         index.turn(value)
-        found, seconds, distances = search_all(index, queries, k)
-        share = recall_against(found, exact, k, index.exact_scores)
+        searched = search_all(index, queries, k)
+        share = recall_against(searched.result, exact, k, index.exact_scores)
         assert share is not None, "recall needs queries and passages"
-        tried.append(Tried(value, share, seconds, distances))
+        tried.append(Tried(value, share, searched.seconds, searched.distances))
         return share
 
     value, reached = least(recall, options.dial_values(index.size, k), options.recall_target)

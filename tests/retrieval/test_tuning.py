@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rag_exp.retrieval.exact import exact_topk
 from rag_exp.retrieval.index import VectorIndexOptions
-from rag_exp.retrieval.indexes import HNSW, IVF, IVFPQ, PQ, Factory, Flat
+from rag_exp.retrieval.indexes import HNSW, IVF, IVFPQ, Factory, Flat
 from rag_exp.retrieval.recall import recall_against
 from rag_exp.retrieval.tuning import Tuning, least, tune
 
@@ -104,13 +104,11 @@ def test_what_identifies_a_tuned_search():
     assert both.searched_by() == {"search": "quantizer_efSearch=9"}
 
 
-def test_an_exact_index_has_nothing_to_tune_and_a_plain_quantizer_cannot_be():
+def test_an_exact_index_has_nothing_to_tune():
     exact = Flat(mode="iso_recall")
     assert not exact.tuned
     assert exact.searched_by() == {}
     assert exact.problems(100) == []
-    (problem,) = PQ(mode="iso_recall").problems(100_000)
-    assert problem.startswith("index.mode: iso_recall: PQ{m} has neither lists nor a graph")
 
 
 def test_no_lists_are_asked_for_beyond_those_there_are_when_they_are_tuned():
