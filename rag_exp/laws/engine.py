@@ -42,6 +42,7 @@ class DesignTerm:
     Attributes:
         powers: (position in theta, direction * log of the axis from its anchor [n]) per power of an axis.
         basis_n: the sign, times the logarithms that the term holds.
+        positive: whether it is nowhere below 0 (its coefficient is not).
         anchors: the log of the axis that each power or curve is measured from.
     """
 
@@ -73,17 +74,24 @@ class DesignTerm:
             self.at = {v: 0.0 if held else float(logs[v].min()) for v in term.curve.variables}
             self.x = {v: logs[v] - at for v, at in self.at.items()}
         self._squares = [(j, k, a * b) for i, (j, a) in enumerate(self.powers) for k, b in self.powers[i:]]
+        self._plain = bool((self.basis_n == 1.0).all())
+        self.positive = bool((self.basis_n >= 0).all())
 
     def _curve_parameters(self, theta_Rp: np.ndarray) -> dict[str, np.ndarray]:
         return {s: theta_Rp[:, self.position[s], None] for s in (*self.curve.exponents, *self.curve.scales)}  # type: ignore[union-attr]
 
-    def _scaled(self, log_Rn: Any) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return self.basis_n * np.exp(np.minimum(log_Rn, 700.0))
+    def _scaled(self, log_Rn: np.ndarray) -> np.ndarray:
+        """The exponential of ``log_Rn``, which is overwritten, times the basis."""
+        np.minimum(log_Rn, 700.0, out=log_Rn)
+        np.exp(log_Rn, out=log_Rn)
+        return log_Rn if self._plain else np.multiply(log_Rn, self.basis_n, out=log_Rn)
 
     def _power_log(self, theta_Rp: np.ndarray) -> np.ndarray:
-        log_Rn = np.zeros((len(theta_Rp), len(self.basis_n)))
-        for j, x in self.powers:
+        if not self.powers:
+            return np.zeros((len(theta_Rp), len(self.basis_n)))
+        (j, x), *rest = self.powers
+        log_Rn = theta_Rp[:, j, None] * x
+        for j, x in rest:
             log_Rn += theta_Rp[:, j, None] * x
         return log_Rn
 
@@ -135,6 +143,10 @@ class Design:
     form: Form
     parts: tuple[DesignTerm, ...]
 
+    @property
+    def rows(self) -> int:
+        return len(self.parts[0].basis_n)
+
     @classmethod
     def build(cls, form: Form, logs: Mapping[str, np.ndarray], fixed: Mapping[str, float]) -> Design:
         """``logs``: natural logarithms of the axes, each of shape [n]. ``fixed``: the parameters held."""
@@ -174,9 +186,10 @@ class Design:
 
     def values(self, theta_Rp: np.ndarray) -> np.ndarray:
         """Predictions: [R, n]."""
-        total = theta_Rp[:, :1]
+        total = np.zeros((len(theta_Rp), self.rows)) + theta_Rp[:, :1]
         for t, part in enumerate(self.parts):
-            total = total + theta_Rp[:, 1 + t, None] * part.unit(theta_Rp)
+            unit = part.unit(theta_Rp)
+            total += np.multiply(unit, theta_Rp[:, 1 + t, None], out=unit)
         return total
 
 
@@ -206,6 +219,9 @@ class Objective:
         value = self.design.values(theta_Rp)
         if not self.log:
             return value - self.y_Rn
+        if value.min() > 0:
+            value /= self.y_Rn
+            return np.log(value, out=value)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(value > 0, np.log(value / self.y_Rn), np.inf)
 
@@ -215,46 +231,52 @@ class Objective:
         if np.isinf(self.delta):
             rho = 0.5 * r * r
         else:
-            inside = np.minimum(np.abs(r), self.delta)
-            rho = inside * (np.abs(r) - 0.5 * inside)
-        if (self.w_Rn > 0).all():
-            total = (self.w_Rn * rho).sum(1)
-        else:
+            np.abs(r, out=r)
+            inside = np.minimum(r, self.delta)
+            r -= 0.5 * inside
+            rho = np.multiply(r, inside, out=r)
+        with np.errstate(invalid="ignore"):
+            total = np.einsum("rn,rn->r", np.broadcast_to(self.w_Rn, rho.shape), rho)
+        if np.isnan(total).any():  # infinite where the weight is 0, which counts for nothing
             total = np.where(self.w_Rn > 0, self.w_Rn * np.where(self.w_Rn > 0, rho, 0.0), 0.0).sum(1)
         return np.where(np.isfinite(total), total, np.inf)
 
     def derivatives(self, theta_Rp: np.ndarray) -> Derivatives:
         """Gradient and exact Hessian at points where every prediction is positive (log residuals)."""
         R, n, p = len(theta_Rp), self.y_Rn.shape[1], theta_Rp.shape[1]
+        w = np.broadcast_to(self.w_Rn, (R, n))
         parts = [part.unit_and_slope(theta_Rp) for part in self.design.parts]
-        value_Rn = theta_Rp[:, :1] + np.zeros((R, n))
-        largest_Rn = np.abs(value_Rn)
+        value_Rn = np.zeros((R, n)) + theta_Rp[:, :1]
         for t, (unit, _) in enumerate(parts):
-            term = theta_Rp[:, 1 + t, None] * unit
-            value_Rn = value_Rn + term
-            largest_Rn = largest_Rn + np.abs(term)
-        w = np.broadcast_to(self.w_Rn, value_Rn.shape)
-        if self.log:  # a row that a replicate left out may have no logarithm there
-            value_Rn = np.where(w > 0, value_Rn, self.y_Rn)
-            r = np.log(value_Rn / self.y_Rn)
-            over_Rn = 1.0 / value_Rn
-            largest_Rn = largest_Rn * over_Rn
+            value_Rn += theta_Rp[:, 1 + t, None] * unit
+        unit_R = self._largest(theta_Rp, parts, value_Rn, w)
+        J = np.empty((R, p, n))
+        if self.log:
+            if not value_Rn.min() > 0:  # a row that a replicate left out may have no logarithm there
+                value_Rn = np.where(w > 0, value_Rn, self.y_Rn)
+            over_Rn = np.divide(1.0, value_Rn, out=J[:, 0])
+            r = np.log(np.divide(value_Rn, self.y_Rn, out=value_Rn), out=value_Rn)
         else:
-            r = value_Rn - self.y_Rn
-            over_Rn = np.ones_like(value_Rn)
+            J[:, 0] = 1.0
+            r = np.subtract(value_Rn, self.y_Rn, out=value_Rn)
         psi = np.clip(r, -self.delta, self.delta)
         pull = w * psi
-        J = np.zeros((R, p, n))
-        J[:, 0] = over_Rn
-        pulled = pull * over_Rn
         bends = np.zeros((R, p, p))
+        filled: set[int] = set()
         for t, (unit, slope) in enumerate(parts):
-            J[:, 1 + t] = unit * over_Rn
+            if self.log:
+                np.multiply(unit, over_Rn, out=J[:, 1 + t])
+            else:
+                J[:, 1 + t] = unit
+            pull_unit = pull * J[:, 1 + t]
             coefficient_R = theta_Rp[:, 1 + t]
-            pull_unit = pulled * unit
-            relative = coefficient_R[:, None] * J[:, 1 + t]
+            relative = np.multiply(coefficient_R[:, None], J[:, 1 + t], out=unit)
             for j, first in slope.first:
-                J[:, j] += relative * first
+                if j in filled:
+                    J[:, j] += relative * first
+                else:
+                    np.multiply(relative, first, out=J[:, j])
+                filled.add(j)
                 mixed = _dot(pull_unit, first)
                 bends[:, 1 + t, j] += mixed
                 bends[:, j, 1 + t] += mixed
@@ -265,18 +287,37 @@ class Objective:
                     bends[:, k, j] += both
         gradient = np.matmul(J, pull[:, :, None])[:, :, 0]
         # d2 log f = d2 f / f - dlog f dlog f', hence the second term of the curvature under log residuals.
-        curvature = w * (np.abs(r) <= self.delta) - (pull if self.log else 0.0)
+        curvature = w.copy() if np.isinf(self.delta) else w * (np.abs(r) <= self.delta)
+        if self.log:
+            curvature -= pull
         hessian = np.matmul(J * curvature[:, None, :], J.transpose(0, 2, 1)) + bends
-        columns = np.sqrt(np.matmul(J * J, w[:, :, None])[:, :, 0])
-        residual = np.sqrt((pull * psi).sum(1))
-        # Large terms of opposite signs cancel; what is left carries the rounding of the largest.
-        unit_R = np.where(w > 0, largest_Rn, 0.0).max(1)
-        worst = np.where(w > 0, np.abs(r), 0.0).max(1) / np.where(unit_R > 0, unit_R, 1.0)
+        columns = np.sqrt(np.einsum("rpn,rpn,rn->rp", J, J, w))
+        residual = np.sqrt(np.einsum("rn,rn->r", pull, psi))
+        weight_R = w.sum(1)
+        pulled_R = np.abs(pull, out=pull).sum(1)
+        worst = pulled_R / (weight_R * np.where(unit_R > 0, unit_R, 1.0))
         # Rounding of a residual, over the typical pull, is how far from zero a cosine can be kept.
-        typical = residual / np.sqrt(w.sum(1))
+        typical = residual / np.sqrt(weight_R)
         goal = np.maximum(GOAL, 64 * EPS * unit_R / np.where(typical > 0, typical, 1.0))
-        rounding = 8 * EPS * unit_R * np.abs(pull).sum(1)
+        rounding = 8 * EPS * unit_R * pulled_R
         return Derivatives(gradient, hessian, columns, residual, worst, goal, rounding, J)
+
+    def _largest(
+        self, theta_Rp: np.ndarray, parts: list[tuple[np.ndarray, Slope]], value_Rn: np.ndarray, w_Rn: np.ndarray
+    ) -> np.ndarray:
+        """The size of the terms that a prediction is made of, at its largest and in the residual's unit: [R].
+
+        Large terms of opposite signs cancel; what is left carries the rounding of the largest.
+        """
+        if all(part.positive for part in self.design.parts):  # nothing cancels
+            return np.ones(len(value_Rn)) if self.log else value_Rn.max(1)
+        sizes_Rn = np.abs(theta_Rp[:, :1]) + np.zeros_like(value_Rn)
+        for t, (unit, _) in enumerate(parts):
+            sizes_Rn += np.abs(theta_Rp[:, 1 + t, None] * unit)
+        if self.log:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                sizes_Rn /= np.where(w_Rn > 0, value_Rn, 1.0)
+        return np.where(w_Rn > 0, sizes_Rn, 0.0).max(1)
 
 
 def _dot(a_Rn: np.ndarray, b: Any) -> np.ndarray:
@@ -292,7 +333,7 @@ class Derivatives:
     Attributes:
         columns_Rp: norms of the Jacobian's columns.
         residual_R: norm of the residuals' pulls (rho').
-        largest_R: largest residual, over the size of the terms.
+        pull_R: mean absolute pull, over the size of the terms.
         goal_R: the gradient (:meth:`cosine`) that counts as zero.
         rounding_R: objectives this close cannot be told apart.
     """
@@ -301,7 +342,7 @@ class Derivatives:
     hessian_Rpp: np.ndarray
     columns_Rp: np.ndarray
     residual_R: np.ndarray
-    largest_R: np.ndarray
+    pull_R: np.ndarray
     goal_R: np.ndarray
     rounding_R: np.ndarray
     jacobian_Rpn: np.ndarray
@@ -313,8 +354,9 @@ class Derivatives:
         """
         size = self.columns_Rp * self.residual_R[:, None]
         cos = np.where(moving_Rp & (size > 0), np.abs(self.gradient_Rp) / np.where(size > 0, size, 1.0), 0.0)
-        return np.where(self.largest_R <= EXACT, 0.0, cos.max(1))
+        return np.where(self.pull_R <= EXACT, 0.0, cos.max(1))
 
     def rows(self, keep: np.ndarray) -> Derivatives:
-        """The derivatives of some of the points."""
-        return Derivatives(*(getattr(self, f.name)[keep] for f in fields(self)))
+        """The derivatives of some of the points, without their Jacobian: it is large and no step needs it."""
+        small = [getattr(self, f.name)[keep] for f in fields(self) if f.name != "jacobian_Rpn"]
+        return Derivatives(*small, self.jacobian_Rpn[:0])

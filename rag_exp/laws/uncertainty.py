@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,26 +72,49 @@ def resampled_weights(rows: Rows, draws: int, seed: int, by_cluster: bool) -> tu
     assert units_n is not None
     count = int(units_n.max()) + 1
     rng = numpy_rng(seed, "laws", "cluster" if by_cluster else "case")
-    levels = [np.unique(v, return_inverse=True)[1] for v in rows.axes.values()]
-    need = [min(MIN_LEVELS, int(level.max()) + 1) for level in levels]
-    out = np.empty((draws, len(rows)))
-    again = 0
-    for r in range(draws):
-        for _ in range(_TRIES):
-            times = np.bincount(rng.integers(count, size=count), minlength=count)[units_n]
-            if all(len(np.unique(level[times > 0])) >= k for level, k in zip(levels, need, strict=True)):
-                break
-            again += 1
-        else:
-            again = _TRIES * draws
+
+    def draw(size: int) -> np.ndarray:
+        chosen = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        return np.bincount(chosen.ravel(), minlength=size * count).reshape(size, count)[:, units_n]
+
+    times, again = drawn_with_levels(rows, draws, draw, "clusters" if by_cluster else "rows", count)
+    return rows.w_n * times, again
+
+
+def drawn_with_levels(
+    rows: Rows, draws: int, draw: Callable[[int], np.ndarray], what: str, count: int
+) -> tuple[np.ndarray, int]:
+    """Resamples [draws, n] that have the levels a law needs, and how many were drawn again.
+
+    Args:
+        draw: makes so many resamples: how often each holds each row.
+        what, count: what is resampled, for the message.
+
+    Raises:
+        LawError: more than half would be drawn again.
+    """
+    found, again = draw(draws), 0
+    todo = np.arange(draws)
+    while len(todo := todo[~_has_levels(rows, found[todo])]):
+        again += len(todo)
         if again > max(draws, _TRIES):
-            what = "clusters" if by_cluster else "rows"
             raise LawError(
                 f"{count} {what} are too few for a bootstrap of {what}: more than half of the resamples had fewer than "
                 f"{MIN_LEVELS} levels of an axis. Use bootstrap_kind='wild', or give replicates."
             )
-        out[r] = rows.w_n * times
-    return out, again
+        found[todo] = draw(len(todo))
+    return found, again
+
+
+def _has_levels(rows: Rows, times_Rn: np.ndarray) -> np.ndarray:
+    """Whether a resample has three levels of every axis, or as many as there are: [R]."""
+    enough = np.ones(len(times_Rn), dtype=bool)
+    for values in rows.axes.values():
+        order = np.argsort(values, kind="stable")
+        starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
+        levels = (np.add.reduceat(times_Rn[:, order], starts, axis=1) > 0).sum(1)
+        enough &= levels >= min(MIN_LEVELS, len(starts))
+    return enough
 
 
 def wild_factors(rows: Rows, draws: int, parameters: int, seed: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from rag_exp.laws.engine import Design, Objective
 from rag_exp.laws.forms import Factor, Form, Term, form_by_name
-from rag_exp.laws.newton import newton
+from rag_exp.laws.newton import _Bowl, _positive, newton
 from rag_exp.laws.starts import non_negative, projected_starts
 
 
@@ -91,6 +91,21 @@ def test_newton_stops_on_a_bound_that_holds_the_optimum():
     assert found.converged_R.all()
     assert found.theta_Rp[0, 0] == 0.0
     assert objective.derivatives(found.theta_Rp).gradient_Rp[0, 0] > 0  # leaving the bound would raise the loss
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), p=st.integers(1, 6), bent=st.booleans())
+def test_a_bowl_has_the_absolute_eigenvalues(seed, p, bent):
+    rng = np.random.default_rng(seed)
+    half = rng.normal(size=(4, p, p))
+    matrix = half @ half.transpose(0, 2, 1) + 1e-3 * np.eye(p)
+    if bent:
+        matrix[1] -= np.linalg.eigvalsh(matrix[1]).mean() * np.eye(p)
+    values, vectors = np.linalg.eigh(matrix)
+    expected = (vectors * (np.abs(values) + 0.1)[:, None, :]) @ vectors.transpose(0, 2, 1)
+    found = _Bowl(matrix).damped(np.array([2, 1]), np.array([0.1, 0.1]))
+    np.testing.assert_allclose(found, expected[[2, 1]], atol=1e-9)
+    np.testing.assert_array_equal(_positive(matrix), (values > 0).all(1))
 
 
 @settings(max_examples=60, deadline=None)

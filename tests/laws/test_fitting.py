@@ -279,7 +279,7 @@ def test_a_fit_that_does_not_converge_is_an_error_and_never_the_initial_guess(mo
 
     for name in ("MAX_STEPS", "STAGE_STEPS", "VALLEY_STEPS"):
         monkeypatch.setattr(newton, name, 0)
-    monkeypatch.setattr(newton.newton, "__defaults__", (0,))
+    monkeypatch.setattr(newton.newton, "__defaults__", (0, newton.AFAR))
     _, _, data = noisy("joint", 0.02)
     with pytest.raises(LawError, match="did not converge"):
         fit("joint", data)

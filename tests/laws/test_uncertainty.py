@@ -103,6 +103,17 @@ def test_resamples_that_cannot_carry_the_law_are_drawn_again_and_counted():
     assert law.resampling["drawn_again"] > 0
 
 
+def test_absolute_residuals_are_resampled_at_corners_each_the_fit_of_its_own_rows():
+    table = data(0.02)
+    counts = np.random.default_rng(3).multinomial(20, np.full(20, 1 / 20), size=40).astype(float)
+    law = fit("joint", table, resamples=counts, loss="lad_log")
+    for r in (0, 17, 39):
+        alone = fit("joint", table, weights=counts[r], loss="lad_log")
+        held = dict(zip(law.form.parameters, law.draws_Rp[r], strict=True))
+        value = law.values(table, law.draws_Rp[r][None])[0]
+        assert (counts[r] * np.abs(np.log(value / table["loss"]))).sum() <= alone.objective * (1 + 1e-6), held
+
+
 def test_a_cluster_is_drawn_whole():
     rows = read_rows(form_by_name("joint"), data(), "loss", cluster=[f"run {n:g}" for n in N])
     weights, _ = resampled_weights(rows, 50, 0, by_cluster=True)
