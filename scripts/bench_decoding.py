@@ -98,7 +98,7 @@ def main() -> None:
     lengths = np.full(len(ids_NL), LENGTH)
     batch = ReaderBatch(ids_NL, ones, torch.from_numpy(lengths), None, None, True, K, lengths, none, none, none)
     scores_BK = torch.randn(QUESTIONS, K, generator=torch.Generator().manual_seed(1))
-    reader = Generator(rag.rag.generator, SimpleNamespace(eos=END, pad=PAD), 512, seq2seq=True)
+    reader = Generator(rag.rag.generator, SimpleNamespace(eos=END, pad=PAD), 512, seq2seq=True).eval()
     prior_BK, search = doc_logprior(scores_BK), Search(NEW, BEAM)
     sides: dict[str, Callable[[], Any]] = {
         "transformers": lambda: rag.generate(

@@ -2,14 +2,16 @@
 
     log p(y|h) = h W_y + b_y - logsumexp_v (h W_v + b_v)
 
-Rows are projected chunk by chunk. Backward needs the softmax again: it recomputes each chunk's (one more
-projection; the memory is one chunk's) or, with ``keep``, takes the probabilities that forward left.
+Rows are projected chunk by chunk, into the same memory again and again: a fresh tensor for each chunk costs more
+than its softmax. Backward needs the softmax again: it recomputes each chunk's (one more projection; the memory is
+one chunk's) or, with ``keep``, takes the probabilities that forward left.
 
 Shapes: N reader rows, T target tokens, D width, V vocabulary, M target tokens of all rows, C rows of a chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -58,11 +60,44 @@ def target_logprobs(
         wrong = targets_M[(targets_M < 0) | (targets_M >= V)][0].item()
         raise DataError(f"target {wrong} is not a token: the vocabulary has {V}, and {IGNORED} stands for no target.")
     hidden_MD = hidden_NTD[wanted_NT]
-    device = hidden_MD.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_MD.dtype
     keep = keep and torch.is_grad_enabled()
-    logp_M = _TargetLogp.apply(hidden_MD, weight_VD, bias_V, targets_M, dtype, chunk, keep)
+    logp_M = _TargetLogp.apply(hidden_MD, weight_VD, bias_V, targets_M, _dtype(hidden_MD), chunk, keep)
     return logp_M.new_zeros(targets_NT.shape).masked_scatter(wanted_NT, logp_M)
+
+
+@torch.no_grad()
+def log_probabilities(
+    hidden_MD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None, *, chunk: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """log softmax(hidden W^T + bias) of a few rows at a time, without gradient.
+
+    Types as in :func:`target_logprobs`.
+
+    Yields:
+        which rows, and their natural logarithms [C, V]: the caller's to write to, until it asks for the next.
+    """
+    dtype = _dtype(hidden_MD)
+    exact = torch.promote_types(dtype, torch.float32)
+    with torch.autocast(hidden_MD.device.type, enabled=False):
+        cast_VD, cast_V = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
+    size = (min(chunk, len(hidden_MD)), len(weight_VD))
+    logits_CV, logp_CV = hidden_MD.new_empty(size, dtype=dtype), hidden_MD.new_empty(size, dtype=exact)
+    for low in range(0, len(hidden_MD), chunk):
+        hidden_CD = hidden_MD[low : low + chunk].to(dtype)
+        C = len(hidden_CD)
+        with torch.autocast(hidden_MD.device.type, enabled=False):
+            if cast_V is None:
+                torch.mm(hidden_CD, cast_VD.T, out=logits_CV[:C])
+            else:
+                torch.addmm(cast_V, hidden_CD, cast_VD.T, out=logits_CV[:C])
+            torch.log_softmax(logits_CV[:C], -1, dtype=exact, out=logp_CV[:C])
+        yield slice(low, low + C), logp_CV[:C]
+
+
+def _dtype(hidden_MD: Tensor) -> torch.dtype:
+    """The type that a projection is computed in."""
+    device = hidden_MD.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_MD.dtype
 
 
 class _TargetLogp(torch.autograd.Function):
@@ -82,14 +117,10 @@ class _TargetLogp(torch.autograd.Function):
         exact = torch.promote_types(dtype, torch.float32)
         logp_M = torch.empty(len(targets_M), dtype=exact, device=hidden_MD.device)
         kept: list[Tensor] = []
-        with torch.autocast(hidden_MD.device.type, enabled=False):
-            cast_VD = weight_VD.to(dtype)
-            for low in range(0, len(targets_M), chunk):
-                rows = slice(low, low + chunk)
-                logp_CV = _logits(hidden_MD[rows].to(dtype), cast_VD, bias_V, exact).log_softmax(-1)
-                logp_M[rows] = logp_CV.gather(-1, targets_M[rows, None])[:, 0]
-                if keep:
-                    kept.append(logp_CV.exp_())
+        for rows, logp_CV in log_probabilities(hidden_MD, weight_VD, bias_V, chunk=chunk):
+            logp_M[rows] = logp_CV.gather(-1, targets_M[rows, None])[:, 0]
+            if keep:
+                kept.append(logp_CV.exp())
         ctx.save_for_backward(hidden_MD, weight_VD, bias_V, targets_M, *kept)
         ctx.dtype, ctx.exact, ctx.chunk = dtype, exact, chunk
         return logp_M

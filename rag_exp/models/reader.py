@@ -5,7 +5,7 @@ Shapes: N reader rows, L input tokens, T target tokens, V vocabulary, D width, M
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,7 +23,7 @@ from rag_exp.models.buckets import length_buckets
 from rag_exp.models.fusion import encode_apart
 from rag_exp.models.lookup import BatchLookup
 from rag_exp.models.packing import IGNORE, ReaderBatch
-from rag_exp.models.projection import target_logprobs
+from rag_exp.models.projection import log_probabilities, target_logprobs
 
 WEIGHTS = "model.safetensors"
 PROJECTION_CHUNK = 32 * 10**6  # bytes of logits that are computed at once
@@ -101,17 +101,16 @@ class Generator(nn.Module):
         groups = [batch.select(rows) for rows in buckets]
         differentiates = torch.is_grad_enabled()
         lookup = BatchLookup(self.model, self._all_ids(batch)) if differentiates and len(groups) > 1 else None
-        read = self._target_hidden if self._head_is_affine else self._target_logits
         parts = []
         for group in groups:
-            with_lookup = partial(self._looking_up, lookup, read, group)
+            with_lookup = partial(self._looking_up, lookup, self._target_states, group)
             if most is not None and differentiates:
                 parts.append(checkpoint(with_lookup, use_reentrant=False))
             else:
                 parts.append(with_lookup())
         order = torch.from_numpy(np.concatenate(buckets)).to(batch.targets_NT.device)
         targets_NT = batch.targets_NT[order]
-        logp_NT = self._logp(torch.cat(parts), targets_NT)
+        logp_NT = self.target_logp(torch.cat(parts), targets_NT)
         return torch.empty_like(logp_NT).index_copy(0, order, logp_NT)
 
     def padded_token_logp(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
@@ -122,35 +121,17 @@ class Generator(nn.Module):
             encoded: for seq2seq, the encoder's output for the batch where it is known already.
         """
         assert batch.targets_NT is not None, "this batch has no answers to score"
-        read = self._target_hidden if self._head_is_affine else self._target_logits
-        return self._logp(read(batch, encoded), batch.targets_NT)
+        return self.target_logp(self._target_states(batch, encoded), batch.targets_NT)
 
     @staticmethod
     def _looking_up(lookup: BatchLookup | None, read: Callable[[ReaderBatch], Tensor], group: ReaderBatch) -> Tensor:
         with lookup.active() if lookup is not None else nullcontext():
             return read(group)
 
-    def _target_hidden(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
-        """What the output embedding gets at the M target positions of a batch, in row order, [M, D]."""
-        caught: list[Tensor] = []
-
-        def catch(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            hidden_NLD, *rest = args
-            caught.append(hidden_NLD.flatten(0, 1).index_select(0, index_M))
-            return (hidden_NLD[:, :0], *rest)  # nothing is left to project
-
+    def _target_states(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
+        """What the logits are made of (see :meth:`states`) at the M target positions of a batch, in row order."""
         index_M, inputs = self._reading(batch, encoded)
-        handle = self.model.get_output_embeddings().register_forward_pre_hook(catch)
-        try:
-            self.model(**inputs)
-        finally:
-            handle.remove()
-        return caught[0]
-
-    def _target_logits(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
-        """The logits at the M target positions of a batch, in row order, [M, V]."""
-        index_M, inputs = self._reading(batch, encoded)
-        return self.projected(index_M, **inputs).logits[0]
+        return self.states(index_M, **inputs)[0]
 
     def _reading(self, batch: ReaderBatch, encoded: Any) -> tuple[Tensor, dict[str, Any]]:
         """The target positions of a batch and the model's inputs that read it."""
@@ -174,27 +155,6 @@ class Generator(nn.Module):
         assert batch.targets_NT is not None
         return torch.cat([ids, self.decoder_inputs(batch.targets_NT).flatten()])
 
-    def _logp(self, found: Tensor, targets_NT: Tensor) -> Tensor:
-        """Log-probabilities of the targets from what was read at their positions: hidden states, or logits."""
-        if not self._head_is_affine:
-            return self.target_logp(found, targets_NT)
-        head = self.model.get_output_embeddings()
-        bias_V = head.bias
-        beside = getattr(self.model, "final_logits_bias", None)
-        if beside is not None:
-            bias_V = beside[0] if bias_V is None else bias_V + beside[0]
-        wanted_NT = targets_NT != IGNORE
-        row = 4 * len(head.weight)
-        logp_M = target_logprobs(
-            found[None],
-            head.weight,
-            targets_NT[wanted_NT][None],
-            bias_V,
-            chunk=max(1, PROJECTION_CHUNK // row),
-            keep=len(found) * row <= self.memory.projection_mb * 10**6,
-        )[0]
-        return logp_M.new_zeros(targets_NT.shape).masked_scatter(wanted_NT, logp_M)
-
     def encode(self, batch: ReaderBatch) -> Any:
         """What a seq2seq decoder attends to, under ``attention_mask_NL``: states of shape [N, L, D] in the form that
         transformers takes as ``encoder_outputs``. Where a row holds several prompts, each is encoded by itself."""
@@ -205,30 +165,74 @@ class Generator(nn.Module):
             return BaseModelOutput(last_hidden_state=encode_apart(encoder, batch, self.tokenizer.pad))
         return encoder(input_ids=batch.input_ids_NL, attention_mask=batch.attention_mask_NL, return_dict=True)
 
-    @staticmethod
-    def target_logp(logits_MV: Tensor, targets_NT: Tensor) -> Tensor:
-        """log-probabilities of the targets, [N, T], from the logits at the M target positions in row order."""
-        wanted_NT = targets_NT != IGNORE
-        logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
-        logp_M = -nn.functional.cross_entropy(logits_MV, targets_NT[wanted_NT], reduction="none")
-        return logp_M.new_zeros(targets_NT.shape).masked_scatter(wanted_NT, logp_M)
+    def states(self, index_M: Tensor, **inputs: Any) -> tuple[Tensor, Any]:
+        """Read ``inputs``; what the logits at M flat positions of [N, L] are made of, and the model's output.
 
-    def projected(self, index_M: Tensor, **inputs: Any) -> Any:
-        """The model's output for ``inputs``, its logits [1, M, V] computed at M flat positions of [N, L] alone.
-
-        The hidden states are gathered on their way into the output embedding, so that whatever a model
-        does before it (T5 scales) and after it (BART adds a bias, Gemma caps) is kept.
+        The output embedding's input is caught at these positions, [M, D], and nothing is projected. Where the logits
+        are more than a linear layer of it, the states are the M logits themselves, [M, V]: whatever a model does
+        before the projection (T5 scales) and after it (Gemma caps) is kept.
         """
+        caught: list[Tensor] = []
 
         def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             hidden_NLD, *rest = args
-            return (hidden_NLD.flatten(0, 1).index_select(0, index_M)[None], *rest)
+            caught.append(hidden_NLD.flatten(0, 1).index_select(0, index_M))
+            return (hidden_NLD[:, :0] if affine else caught[0][None], *rest)
 
+        affine = self._head_is_affine  # asked before the hook is there: it is found by running the model
         handle = self.model.get_output_embeddings().register_forward_pre_hook(gather)
         try:
-            return self.model(**inputs)
+            out = self.model(**inputs)
         finally:
             handle.remove()
+        return (caught[0] if affine else out.logits[0]), out
+
+    def target_logp(self, states_MX: Tensor, targets_NT: Tensor) -> Tensor:
+        """log-probabilities of the targets, [N, T], from the states (:meth:`states`) at the M target positions."""
+        wanted_NT = targets_NT != IGNORE
+        if self._head_is_affine:
+            weight_VD, bias_V = self._head()
+            row = 4 * len(weight_VD)
+            logp_M = target_logprobs(
+                states_MX[None],
+                weight_VD,
+                targets_NT[wanted_NT][None],
+                bias_V,
+                chunk=max(1, PROJECTION_CHUNK // row),
+                keep=len(states_MX) * row <= self.memory.projection_mb * 10**6,
+            )[0]
+        else:
+            logits_MV = states_MX.to(torch.promote_types(states_MX.dtype, torch.float32))
+            logp_M = -nn.functional.cross_entropy(logits_MV, targets_NT[wanted_NT], reduction="none")
+        return logp_M.new_zeros(targets_NT.shape).masked_scatter(wanted_NT, logp_M)
+
+    def log_probabilities(self, states_MX: Tensor, together: int = 1) -> Iterator[tuple[slice, Tensor]]:
+        """log p of every token, float32 at least [C, V], after each of M states (:meth:`states`), C rows at a time.
+
+        Args:
+            together: C is a multiple of this.
+
+        Yields:
+            which rows, and their log-probabilities, the caller's to write to until it asks for the next.
+        """
+        affine = self._head_is_affine
+        V = len(self._head()[0]) if affine else states_MX.shape[1]
+        chunk = max(1, PROJECTION_CHUNK // (4 * V * together)) * together
+        if affine:
+            yield from log_probabilities(states_MX, *self._head(), chunk=chunk)
+            return
+        exact = torch.promote_types(states_MX.dtype, torch.float32)
+        for low in range(0, len(states_MX), chunk):
+            logp_CV = states_MX[low : low + chunk].log_softmax(-1, dtype=exact)
+            yield slice(low, low + len(logp_CV)), logp_CV
+
+    def _head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, D] and bias [V] of the projection onto the vocabulary."""
+        head = self.model.get_output_embeddings()
+        bias_V, beside = head.bias, getattr(self.model, "final_logits_bias", None)
+        if beside is not None:
+            bias_V = beside[0] if bias_V is None else bias_V + beside[0]
+        return head.weight, bias_V
 
     @cached_property
     def _head_is_affine(self) -> bool:
@@ -240,16 +244,18 @@ class Generator(nn.Module):
         if type(head) is not nn.Linear:
             return False
         device = head.weight.device
-        ids = torch.tensor([[self.tokenizer.eos]], device=device)
+        ids = torch.arange(4, device=device)[None]  # one alone may be the pad, whose embedding is zero
         inputs = {"decoder_input_ids": ids} if self.seq2seq else {}
-        handle = head.register_forward_hook(lambda _, __, out: caught.append(out))
+        handle = head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 logits = self.model(input_ids=ids, use_cache=False, **inputs).logits
         finally:
             handle.remove()
         beside = getattr(self.model, "final_logits_bias", None)
-        return torch.equal(logits, caught[0] if beside is None else caught[0] + beside)
+        with torch.no_grad():
+            expected = nn.functional.linear(caught[0], head.weight, head.bias)
+            return torch.equal(logits, expected if beside is None else expected + beside)
 
     def decoder_inputs(self, targets_NT: Tensor) -> Tensor:
         """A seq2seq decoder's input: the start tokens, then the targets but the last; pad where there is none."""

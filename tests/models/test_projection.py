@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rag_exp.core.errors import DataError
 from rag_exp.models.marginalize import target_logprobs
+from rag_exp.models.projection import log_probabilities
 
 N, T, D, V = 3, 4, 6, 11
 
@@ -42,6 +43,21 @@ def test_values_and_gradients_equal_the_plain_formula(seed, chunk, keep, bias):
     expected = torch.autograd.grad((theirs * weights).sum(), wanted)
     for found, want in zip(torch.autograd.grad((ours * weights).sum(), wanted), expected, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_whole_distributions_a_few_rows_at_a_time(dtype, bias):
+    hidden_NTD, weight_VD, _, bias_V = problem(4, dtype, bias)
+    hidden_MD = hidden_NTD.flatten(0, 1)
+    expected_MV = torch.nn.functional.linear(hidden_MD, weight_VD, bias_V).double().log_softmax(-1)
+    found = [(rows, logp_CV.clone()) for rows, logp_CV in log_probabilities(hidden_MD, weight_VD, bias_V, chunk=5)]
+    assert [rows for rows, _ in found] == [slice(0, 5), slice(5, 10), slice(10, 12)]
+    logp_MV = torch.cat([logp_CV for _, logp_CV in found])
+    assert logp_MV.dtype == torch.promote_types(dtype, torch.float32)
+    assert not logp_MV.requires_grad
+    torch.testing.assert_close(logp_MV.double(), expected_MV, rtol=1e-5, atol=1e-5 if dtype != torch.bfloat16 else 0.05)
+    assert not list(log_probabilities(hidden_MD[:0], weight_VD, bias_V, chunk=5))
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from rag_exp.models.decoding.costs import written_counts
+from rag_exp.models.decoding.next_token import likeliest
 from rag_exp.models.decoding.prompts import Prompts
 from rag_exp.models.decoding.ranked import Candidate, Group, Ranked, rank_in_groups
 from rag_exp.models.packing import Ids, ReaderBatch
@@ -120,10 +121,10 @@ def run(prompts: Prompts, search: Search, eos: int, prior_RK: Tensor | None) -> 
     Args:
         prior_RK: log of the weights of the K rows that write one answer together; None where each row writes its own.
     """
-    logits_NV = prompts.logits_NV
-    device, W, T = logits_NV.device, search.beam, search.max_new_tokens
+    states_NS = prompts.states_NS
+    device, W, T = states_NS.device, search.beam, search.max_new_tokens
     K = 1 if prior_RK is None else prior_RK.shape[1]
-    R = len(logits_NV) // K
+    R = len(states_NS) // K
     away = _Away(R, W, T, device)
     fed_RT = torch.zeros(R, max(T - 1, 0), dtype=torch.long, device=device)
     searches_A = torch.arange(R, device=device)
@@ -132,10 +133,11 @@ def run(prompts: Prompts, search: Search, eos: int, prior_RK: Tensor | None) -> 
     tokens_AHT = torch.full((R, 1, T), eos, device=device)
     for t in range(T):
         A, H = logp_AH.shape
-        step_AHM, token_AHM = _likeliest(prompts.logits_NV, A, H, weight_AK, 2 * W)
-        M = token_AHM.shape[2]
+        weight_XK = None if weight_AK is None else weight_AK.repeat_interleave(H, 0)
+        step_XM, token_XM = likeliest(prompts.generator, prompts.states_NS, 2 * W, weight_XK)
+        step_AHM, M = step_XM.unflatten(0, (A, H)), token_XM.shape[1]
         logp_AC, at_AC = (logp_AH[:, :, None] + step_AHM).flatten(1).topk(min(2 * W, H * M))
-        parent_AC, token_AC = at_AC // M, token_AHM.flatten(1).gather(1, at_AC)
+        parent_AC, token_AC = at_AC // M, token_XM.reshape(A, -1).gather(1, at_AC)
         tokens_ACT = _taken(tokens_AHT, parent_AC)
         tokens_ACT[:, :, t] = token_AC
         ends_AC = token_AC == eos
@@ -158,19 +160,6 @@ def run(prompts: Prompts, search: Search, eos: int, prior_RK: Tensor | None) -> 
         prompts.select(row_AHK.flatten())
         prompts.advance(tokens_AHT[:, :, t].flatten().repeat_interleave(K))
     return away.found(fed_RT)
-
-
-def _likeliest(logits_NV: Tensor, A: int, H: int, weight_AK: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and tokens [A, H, M] of the ``most`` likeliest next tokens of each hypothesis."""
-    most = min(most, logits_NV.shape[1])
-    if weight_AK is None:
-        best_NM, token_NM = logits_NV.topk(most)
-        return (best_NM - logits_NV.logsumexp(-1, keepdim=True)).unflatten(0, (A, H)), token_NM.unflatten(0, (A, H))
-    K = weight_AK.shape[1]
-    p_XKV = logits_NV.softmax(-1).unflatten(0, (A * H, K))
-    mixed_XV = torch.bmm(weight_AK.repeat_interleave(H, 0)[:, None, :], p_XKV)[:, 0]
-    best_XM, token_XM = mixed_XV.topk(most)
-    return best_XM.log().unflatten(0, (A, H)), token_XM.unflatten(0, (A, H))
 
 
 def _taken(tokens_AHT: Tensor, index_AC: Tensor) -> Tensor:

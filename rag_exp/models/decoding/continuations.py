@@ -17,11 +17,10 @@ from torch import Tensor
 
 from rag_exp.models.decoding.costs import written_counts
 from rag_exp.models.decoding.grouping import CACHED
+from rag_exp.models.decoding.next_token import logp_of
 from rag_exp.models.decoding.prompts import Prompts
 from rag_exp.models.flops import TokenCounts
 from rag_exp.models.packing import Ids, ReaderBatch
-
-LOGITS = 1 << 25  # most logits held at once
 
 
 def continuation_logp(
@@ -38,16 +37,16 @@ def continuation_logp(
     Returns:
         float32 [M, T], 0 after the end of each; and the tokens processed.
     """
-    logits_NV = prompts.logits_NV
-    device, V = logits_NV.device, logits_NV.shape[1]
+    generator, states_NS = prompts.generator, prompts.states_NS
+    device = states_NS.device
     lengths_M = np.array([len(ids) for ids in continuations], np.int64)
     logp_MT = torch.zeros(len(continuations), int(lengths_M.max(initial=0)), device=device)
     index_M = torch.tensor(rows, dtype=torch.long, device=device)
     first_M = torch.tensor([ids[0] for ids in continuations], dtype=torch.long, device=device)
-    logp_MT[:, 0] = logits_NV[index_M, first_M] - logits_NV.logsumexp(-1)[index_M]
+    logp_MT[:, 0] = logp_of(generator, states_NS, index_M, first_M)
     projected = 0
     cached_M = batch.lengths_N[np.asarray(rows, np.int64)] + lengths_M
-    for part in _parts(rows, continuations, cached_M, LOGITS // V):
+    for part in _parts(rows, continuations, cached_M):
         later = [continuations[m] for m in part]
         T = max(map(len, later)) - 1
         tokens_NT, wanted_NT, node_NT = (np.zeros((len(part), T), kind) for kind in (np.int64, bool, np.int64))
@@ -60,29 +59,29 @@ def continuation_logp(
                 tokens_NT[n, t], node_NT[n, t], wanted_NT[n, t] = token, node, node == known
         branch = prompts.branch()
         branch.select(index_M[part])
-        logits_JV = branch.feed(*(torch.from_numpy(x).to(device) for x in (tokens_NT, wanted_NT)))
+        states_JS = branch.feed(*(torch.from_numpy(x).to(device) for x in (tokens_NT, wanted_NT)))
         steps_N = np.array([len(ids) - 1 for ids in later])
         there = torch.from_numpy(np.arange(T) < steps_N[:, None]).to(device)
         node_X = torch.from_numpy(node_NT).to(device)[there]
         next_X = torch.tensor([token for ids in later for token in ids[1:]], device=device)
         logp_NT = logp_MT.new_zeros(len(part), T)
-        logp_NT[there] = logits_JV[node_X, next_X] - logits_JV.logsumexp(-1)[node_X]
+        logp_NT[there] = logp_of(generator, states_JS, node_X, next_X)
         logp_MT[torch.tensor(part, device=device), 1 : T + 1] = logp_NT
         projected += len(nodes)
     return logp_MT, _counts(batch, rows, lengths_M, projected)
 
 
-def _parts(rows: Sequence[int], continuations: Sequence[Ids], cached_M: np.ndarray, most: int) -> Iterator[list[int]]:
-    """Continuations to feed at once (those of one token need no feeding): few enough cached tokens and positions."""
+def _parts(rows: Sequence[int], continuations: Sequence[Ids], cached_M: np.ndarray) -> Iterator[list[int]]:
+    """Continuations to feed at once (those of one token need no feeding): few enough cached tokens."""
     part: list[int] = []
-    cached = positions = 0
+    cached = 0
     for m, ids in enumerate(continuations):
         if len(ids) == 1:
             continue
-        cached, positions = cached + int(cached_M[m]), positions + len(ids) - 1
-        if part and (cached > CACHED or positions > most):
+        cached += int(cached_M[m])
+        if part and cached > CACHED:
             yield part
-            part, cached, positions = [], int(cached_M[m]), len(ids) - 1
+            part, cached = [], int(cached_M[m])
         part.append(m)
     if part:
         yield part

@@ -14,6 +14,7 @@ from torch import Tensor
 from rag_exp.models.buckets import length_buckets
 from rag_exp.models.decoding.costs import written_counts
 from rag_exp.models.decoding.grouping import evaluating, in_order, rows_of
+from rag_exp.models.decoding.next_token import likeliest
 from rag_exp.models.decoding.prompts import Prompts, check_room
 from rag_exp.models.flops import TokenCounts
 from rag_exp.models.packing import ReaderBatch
@@ -101,10 +102,11 @@ def _steps(generator: Generator, batch: ReaderBatch, max_new_tokens: int, doc_lo
     logp_R = torch.zeros(R, device=device)
     done_R = torch.zeros(R, dtype=torch.bool, device=device)
     rows_A = torch.arange(R, device=device)  # the answers still being written; A shrinks as answers are finished
-    prior_AK = None if doc_logprior_BK is None else doc_logprior_BK.to(device).float()
+    weight_AK = None if doc_logprior_BK is None else doc_logprior_BK.to(device).float().exp()
     written = 0
     for t in range(max_new_tokens):
-        token_A, step_logp_A = _best(prompts.logits_NV, prior_AK)
+        logp_A1, token_A1 = likeliest(generator, prompts.states_NS, 1, weight_AK)
+        token_A, step_logp_A = token_A1[:, 0], logp_A1[:, 0]
         live_A = ~done_R[rows_A]
         tokens_RT[rows_A, t] = torch.where(live_A, token_A, eos)
         logp_R[rows_A] += torch.where(live_A, step_logp_A, 0.0)
@@ -117,7 +119,7 @@ def _steps(generator: Generator, batch: ReaderBatch, max_new_tokens: int, doc_lo
         if left < CROP_BELOW * len(rows_A):
             kept = live_A.nonzero()[:, 0]
             rows_A, token_A = rows_A[kept], token_A[kept]
-            prior_AK = None if prior_AK is None else prior_AK[kept]
+            weight_AK = None if weight_AK is None else weight_AK[kept]
             prompts.select((kept[:, None] * together + torch.arange(together, device=device)).flatten())
         prompts.advance(token_A.repeat_interleave(together))
     ends_R = (tokens_RT[:, :written] == eos).int()
@@ -127,13 +129,3 @@ def _steps(generator: Generator, batch: ReaderBatch, max_new_tokens: int, doc_lo
     fed_NT = np.arange(1, max_new_tokens) < steps_N[:, None]
     counts = batch.counts + written_counts(batch, fed_NT, len(steps_N))
     return Written(ids, logp_R, done_R, prompts.target_logp_NT, counts)
-
-
-def _best(logits_NV: Tensor, prior_AK: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The most likely next token and its log-probability, of each row or of the marginal over K rows each."""
-    if prior_AK is None:
-        best_A, token_A = logits_NV.max(-1)
-        return token_A, best_A - logits_NV.logsumexp(-1)
-    p_AKV = logits_NV.softmax(-1).unflatten(0, prior_AK.shape)
-    best_A, token_A = torch.bmm(prior_AK.exp()[:, None, :], p_AKV)[:, 0].max(-1)
-    return token_A, best_A.log()

@@ -46,12 +46,15 @@ class Prompts:
             groups of equal length whatever is asked.
 
     Attributes:
-        logits_NV: of the next token, in float32, of the rows that are left, in their order.
+        generator: the reader.
+        states_NS: what the next token's distribution is made of (``Generator.states``), of the rows that are left, in
+            their order.
         target_logp_NT: log-probabilities of the batch's own answers, as ``Generator.token_logp`` gives them; None
             where it has none.
     """
 
     def __init__(self, generator: Generator, batch: ReaderBatch, groups: Sequence[np.ndarray] | None = None):
+        self.generator = generator
         self.target_logp_NT: Tensor | None = None
         N, device = len(batch.input_ids_NL), batch.input_ids_NL.device
         free = generator.seq2seq or pads_freely(generator.model)
@@ -73,8 +76,8 @@ class Prompts:
                 self.target_logp_NT = generator.token_logp(batch)
 
     @property
-    def logits_NV(self) -> Tensor:
-        return self._gathered([part.logits_NV for part in self._parts], self._rows)
+    def states_NS(self) -> Tensor:
+        return self._gathered([part.states_NS for part in self._parts], self._rows)
 
     def branch(self) -> Prompts:
         """The same prompts, to go on from in another way. Only before a token was fed: caches are shared."""
@@ -92,10 +95,10 @@ class Prompts:
 
         Args:
             tokens_NT: right-padded with any token.
-            wanted_NT: True at tokens after which the next one's distribution is wanted; nowhere else is it computed.
+            wanted_NT: True at tokens after which the next one's distribution is wanted.
 
         Returns:
-            float32 logits [J, V] after the wanted tokens, in row-major order.
+            the states [J, S] after the wanted tokens, in row-major order.
         """
         places = [(rows[:, None] * tokens_NT.shape[1]).add(_steps(tokens_NT))[wanted_NT[rows]] for rows in self._rows]
         parts = [
@@ -130,7 +133,7 @@ class _Rows:
     """Rows that are fed together: their cache, and how many of its places are the prompt's."""
 
     cache: Any
-    logits_NV: Tensor
+    states_NS: Tensor
     target_logp_NT: Tensor | None = None
 
     def __init__(self, generator: Generator, N: int, device: torch.device):
@@ -144,11 +147,11 @@ class _Rows:
 
     def advance(self, tokens_N: Tensor) -> None:
         """Feed one token to each row."""
-        self.logits_NV = self._fed(tokens_N[:, None], None).logits[:, -1].float()
+        self.states_NS = self._fed(tokens_N[:, None], torch.arange(len(tokens_N), device=tokens_N.device))
 
     def feed(self, tokens_NT: Tensor, wanted_NT: Tensor) -> Tensor:
-        """Feed T tokens; logits at the wanted ones alone."""
-        return self._fed(tokens_NT, wanted_NT.flatten().nonzero()[:, 0]).logits[0].float()
+        """Feed T tokens; the states after the wanted ones."""
+        return self._fed(tokens_NT, wanted_NT.flatten().nonzero()[:, 0])
 
     def select(self, index_N: Tensor) -> None:
         """Go on with these of the rows."""
@@ -159,9 +162,10 @@ class _Rows:
             self.cache.reorder_cache(index_N)
             self._select(index_N)
         self._prompt_N = prompt_N
-        self.logits_NV = self.logits_NV[index_N]
+        self.states_NS = self.states_NS[index_N]
 
-    def _fed(self, tokens_NT: Tensor, index_J: Tensor | None) -> Any:
+    def _fed(self, tokens_NT: Tensor, index_J: Tensor) -> Tensor:
+        """Feed T tokens; the states at J flat positions."""
         raise NotImplementedError
 
     def _select(self, index_N: Tensor) -> None:
@@ -184,24 +188,24 @@ class _CausalRows(_Rows):
         last_N = torch.arange(N, device=ids_NL.device) * L + lengths_N - 1
         scores = padded and batch.targets_NT is not None
         index = torch.cat([last_N, target_index(batch)]) if scores else last_N
-        out = generator.projected(index, input_ids=ids_NL, use_cache=True)
+        states, out = generator.states(index, input_ids=ids_NL, use_cache=True)
         self.cache = out.past_key_values
-        self.logits_NV = out.logits[0, :N].float()
+        self.states_NS = states[:N]
         if scores:
             assert batch.targets_NT is not None
-            self.target_logp_NT = generator.target_logp(out.logits[0, N:], batch.targets_NT)
+            self.target_logp_NT = generator.target_logp(states[N:], batch.targets_NT)
         self._lengths_N = lengths_N if padded else None
         self._mask_NL = (torch.arange(L, device=ids_NL.device) < lengths_N[:, None]).long()
         self._fed_tokens = 0
 
-    def _fed(self, tokens_NT: Tensor, index_J: Tensor | None) -> Any:
+    def _fed(self, tokens_NT: Tensor, index_J: Tensor) -> Tensor:
         T = tokens_NT.shape[1]
         inputs: dict[str, Any] = {"input_ids": tokens_NT, "past_key_values": self.cache, "use_cache": True}
         if self._lengths_N is not None:
             inputs["attention_mask"] = pad(self._mask_NL, (0, self._fed_tokens + T), value=1)
             inputs["position_ids"] = self._lengths_N[:, None] + self._fed_tokens + _steps(tokens_NT)
         self._fed_tokens += T
-        return self._generator.model(**inputs) if index_J is None else self._generator.projected(index_J, **inputs)
+        return self._generator.states(index_J, **inputs)[0]
 
     def _select(self, index_N: Tensor) -> None:
         self._mask_NL = self._mask_NL[index_N]
@@ -228,22 +232,21 @@ class _Seq2SeqRows(_Rows):
         self.cache = None
         if batch.targets_NT is not None:
             self.target_logp_NT = generator.padded_token_logp(batch, encoded=self._encoded)
-        self.advance_start(torch.tensor(generator.decoder_start, device=self._mask_NL.device))
+        start_NT = torch.tensor(generator.decoder_start, device=self._mask_NL.device).expand(len(self._mask_NL), -1)
+        N, T = start_NT.shape
+        self.states_NS = self._fed(start_NT, torch.arange(1, N + 1, device=start_NT.device) * T - 1)
 
-    def advance_start(self, start_S: Tensor) -> None:
-        """Feed the tokens that every answer begins with."""
-        out = self._fed(start_S.expand(len(self._mask_NL), -1), None)
-        self.cache, self.logits_NV = out.past_key_values, out.logits[:, -1].float()
-
-    def _fed(self, tokens_NT: Tensor, index_J: Tensor | None) -> Any:
-        inputs = {
-            "encoder_outputs": self._encoded,
-            "attention_mask": self._mask_NL,
-            "decoder_input_ids": tokens_NT,
-            "past_key_values": self.cache,
-            "use_cache": True,
-        }
-        return self._generator.model(**inputs) if index_J is None else self._generator.projected(index_J, **inputs)
+    def _fed(self, tokens_NT: Tensor, index_J: Tensor) -> Tensor:
+        states_JS, out = self._generator.states(
+            index_J,
+            encoder_outputs=self._encoded,
+            attention_mask=self._mask_NL,
+            decoder_input_ids=tokens_NT,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = out.past_key_values
+        return states_JS
 
     def branch(self) -> _Rows:
         other = super().branch()

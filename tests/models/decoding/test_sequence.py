@@ -107,11 +107,11 @@ def test_one_reading_is_beam_search(reader, rows):
     assert one.counts == beams.counts
 
 
-@pytest.mark.parametrize(("cached", "logits"), [(1, 1), (300, 320 * 7)])
-def test_groups_change_nothing(reader, batch, scored, monkeypatch, cached, logits):
+@pytest.mark.parametrize(("cached", "projected"), [(1, 1), (300, 7)])
+def test_groups_change_nothing(reader, batch, scored, monkeypatch, cached, projected):
     monkeypatch.setattr("rag_exp.models.decoding.grouping.cache_groups.__defaults__", (cached,))
     monkeypatch.setattr("rag_exp.models.decoding.continuations.CACHED", cached)
-    monkeypatch.setattr("rag_exp.models.decoding.continuations.LOGITS", logits)
+    monkeypatch.setattr("rag_exp.models.reader.PROJECTION_CHUNK", 4 * 320 * projected)
     parts = thorough(reader, batch, PRIOR, SEARCH)
     for a, b in zip(parts.candidates, scored.candidates, strict=True):
         assert [ids for ids, _ in a] == [ids for ids, _ in b]
@@ -128,7 +128,7 @@ def test_models_that_take_no_padding(windowed, rows):
 def test_continuations_one_by_one(reader, rows, batch):
     """Of one token and of many, that begin alike, of one prompt and of another; what was read stays as it was."""
     prompts = Prompts(reader, batch)
-    before = prompts.logits_NV.clone()
+    before = prompts.states_NS.clone()
     at = [0, 0, 0, 0, 2, 2, 5]
     texts = [[7], [7, 8, 9], [7, 8, 10, 11], [9, 8], [7, 8, 9], [4], [4, 4, 4, 4, 4]]
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_continuations_one_by_one(reader, rows, batch):
                 expected = answer_logp(rows, reader, rows.prompts(batch)[n], ids)
                 torch.testing.assert_close(row[: len(ids)].double(), expected, rtol=1e-4, atol=1e-4)
                 assert not row[len(ids) :].any()
-    torch.testing.assert_close(prompts.logits_NV, before)
+    torch.testing.assert_close(prompts.states_NS, before)
     # Distinct beginnings: 7, 7 8, 7 8 10, 9 of row 0; 7, 7 8 of row 2; four of row 5.
     assert (counts.target_tokens, counts.tokens) == (10, sum(len(ids) - 1 for ids in texts))
 
