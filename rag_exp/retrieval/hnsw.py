@@ -15,9 +15,7 @@ from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_CANDIDATES = (
-    4096  # the most candidates that tuning tries; beyond, a graph costs more than looking at every passage
-)
+MOST_CANDIDATES = 4096  # that tuning tries; with more, a graph costs as much as looking at every passage
 
 
 @INDEXES.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rag_exp.retrieval.annoy_index import Annoy
 from rag_exp.retrieval.factory import IVFPQ, OPQ, PQ, SQ, Factory, FastScan, RaBitQ
 from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.hnsw import HNSW
@@ -11,5 +12,5 @@ from rag_exp.retrieval.lexical import BM25
 
 __all__ = [
     "BM25", "HNSW", "INDEXES", "IVF", "IVFPQ", "OPQ", "PQ", "SQ",
-    "BuiltIndex", "Factory", "FastScan", "Flat", "IndexOptions", "RaBitQ",
+    "Annoy", "BuiltIndex", "Factory", "FastScan", "Flat", "IndexOptions", "RaBitQ",
 ]  # fmt: skip
