@@ -25,6 +25,7 @@ from rag_exp.core.errors import ConfigError
 from rag_exp.core.fingerprint import ContentDigests, digest
 from rag_exp.core.options import SEARCH, Options
 from rag_exp.core.store import Build, Step
+from rag_exp.retrieval.hop2 import SecondHop
 from rag_exp.retrieval.tuning import TUNING_SPLIT
 from rag_exp.settings import Setting, problems_of, settings
 from rag_exp.training.options import TrainingOptions, stage_optim
@@ -192,11 +193,13 @@ class _Planner:
     @cached_property
     def encoder_step(self) -> Step | None:
         """The encoder after its warm-up (a pretrained one is only calibrated); None where no vectors are searched."""
-        config = self.config
         if not (self.train.uses_vectors or self.asked.uses_vectors):
             return None
+        return self._encoder(self.train.hop2)
+
+    def _encoder(self, hop2: SecondHop | None) -> Step:
+        config = self.config
         warmup = config.retriever.warmup.resolved(config.encoder)
-        hop2 = self.train.hop2
         return _step(
             "encoder",
             {
@@ -209,6 +212,13 @@ class _Planner:
             {**self.data_parents(self.train), **self.encoder_tokenizer},
             partial(builders.encoder, config, hop2),
         )
+
+    @cached_property
+    def comes_trained(self) -> bool:
+        """Whether the encoder comes trained and stays so. Its warm-up then sets the scale of its questions alone, so
+        that it gives passages the same vectors whatever a second hop asks."""
+        own = self.config.encoder
+        return own.warmup_steps == 0 and self.config.retriever.warmup.resolved(own).steps == 0
 
     def encoder_parents(self) -> dict[str, Step]:
         """What an encoder is loaded from."""
@@ -271,6 +281,8 @@ class _Planner:
         if not setting.uses_vectors:
             return None
         parents = {"passages": self.passages(setting), **self.encoder_parents(), **trained}
+        if self.comes_trained and not trained:
+            parents["encoder"] = self._encoder(None)
         encoder = self.identity(self.config.encoder)
         return lambda shard: _step(
             "embeddings",

@@ -261,6 +261,27 @@ def test_what_the_settings_of_a_second_hop_change(chain, override, same):
         assert other.roles[role].key != chain.roles[role].key
 
 
+def test_hops_share_the_embeddings_of_an_encoder_that_comes_trained(tmp_path):
+    (tmp_path / "modules.json").write_text("[]")
+
+    def embeddings(*overrides):
+        config = configs.compose(["corpus=closed_world", "questions=closed_world_two_hop", *overrides]).run
+        index = plan_run(config, DIGESTS).roles["index"]
+        vectors = index.build.args[2]
+        return index.parents["encoder"].key, vectors.passages(0).key
+
+    trained = ["encoder=sentence_transformers", f"encoder.model={tmp_path}"]
+    for given, shared in (
+        (["retriever.warmup.steps=auto", *trained], True),
+        (["retriever.warmup.steps=2", *trained], False),
+        (["retriever.warmup.steps=0", "encoder=static"], False),  # its token weights are set by what it warms up on
+    ):
+        encoder, vectors = embeddings(*given)
+        of_chain, vectors_of_chain = embeddings("retrieval=two_hop", "objective=chain", *given)
+        assert of_chain != encoder  # the scale of its questions is another
+        assert (vectors_of_chain == vectors) == shared
+
+
 def test_one_hop_knows_nothing_of_a_second(base):
     assert "paths" not in base.roles
     assert "hop2" not in base.roles["encoder"].fields
