@@ -6,9 +6,13 @@ import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rag_exp.core.errors import DataError, did_you_mean
 from rag_exp.core.record import RunRecord, read_record
+
+if TYPE_CHECKING:
+    from rag_exp.data.passages import PassageTable
 
 TEXT_WIDTH = 100
 
@@ -77,7 +81,7 @@ def _run(record: RunRecord) -> Iterator[str]:
 
 
 def show_question(root: Path, name: str, question: str) -> str:
-    """One question of a run: passages with score, prior, posterior and nats, and the answer.
+    """One question of a run: passages (or paths of them) with score, prior, posterior and nats, and the answer.
 
     Raises:
         DataError: no such run or question, or its artifacts are gone.
@@ -98,7 +102,7 @@ def show_question(root: Path, name: str, question: str) -> str:
     return "\n".join(_question(record, row, passages))
 
 
-def _question(record: RunRecord, row: dict, passages: object) -> Iterator[str]:
+def _question(record: RunRecord, row: dict, passages: PassageTable | None) -> Iterator[str]:
     yield f"run {record.run_id[:12]} ({record.arm})  question {row['id']}"
     yield f"question   {row['question']}"
     yield f"answers    {' | '.join(row['answers'])}"
@@ -107,26 +111,54 @@ def _question(record: RunRecord, row: dict, passages: object) -> Iterator[str]:
     yield f"nll        {_nats(row['nll'])}{tokens}; without the end token {_nats(row['nll_without_end'])}"
     if row["nll"] is None:
         yield f"           {record.nulls.get('nll', 'unknown')}"
-    gold = set(row["gold"])
-    found = row["rows"] or []
+    if passages is None:
+        return
+    if row["paths"]:
+        yield from _paths(row, passages)
+    elif row["rows"]:
+        yield from _passages(row, passages)
+    missed = [g for g in row["gold"] if g not in set(row["rows"])]
+    if missed:
+        yield "gold passages that were not read"
+        for passage, text in zip(missed, passages.texts(missed), strict=True):
+            yield f"    {passage:>8}"
+            yield _text(*text)
+
+
+def _passages(row: dict, passages: PassageTable) -> Iterator[str]:
+    """The passages that were read one by one or together, best first."""
+    yield f"{'':4}{'row':>8} {'score':>9} {'prior':>8} {'posterior':>9} {'nats':>8}"
+    found, gold = row["rows"], set(row["gold"])
     columns = [row[c] or [None] * len(found) for c in ("scores", "prior", "posterior", "passage_nll")]
-    if found:
-        yield f"{'':4}{'row':>8} {'score':>9} {'prior':>8} {'posterior':>9} {'nats':>8}"
-    texts = passages.texts(found) if found else []  # type: ignore[attr-defined]
-    for rank, (passage, (title, text), *numbers) in enumerate(zip(found, texts, *columns, strict=True), start=1):
+    for rank, (passage, text, *numbers) in enumerate(zip(found, passages.texts(found), *columns, strict=True), start=1):
         score, prior, posterior, nats = (_number(n) for n in numbers)
         mark = "  gold" if passage in gold else ""
         yield f"{rank:>3} {passage:>8} {score:>9} {prior:>8} {posterior:>9} {nats:>8}{mark}"
-        yield textwrap.indent(textwrap.fill(f"{title}: {text}", TEXT_WIDTH), " " * 13)
+        yield _text(*text)
     if row["null_prior"] is not None:
         prior, posterior, nats = (_number(row[c]) for c in ("null_prior", "null_posterior", "null_nll"))
         yield f"{'':3} {'none':>8} {'':>9} {prior:>8} {posterior:>9} {nats:>8}  the question alone"
-    missed = [g for g in row["gold"] if g not in set(found)]
-    if missed:
-        yield "gold passages that were not read"
-        for passage, (title, text) in zip(missed, passages.texts(missed), strict=True):  # type: ignore[attr-defined]
-            yield f"    {passage:>8}"
-            yield textwrap.indent(textwrap.fill(f"{title}: {text}", TEXT_WIDTH), " " * 13)
+
+
+def _paths(row: dict, passages: PassageTable) -> Iterator[str]:
+    """The paths that were read, best prior first, then each of their passages once."""
+    gold = set(row["gold"])
+    yield f"paths of the largest prior; they hold {_number(row['kept_prior'])} of that of all that were found"
+    yield f"{'':4}{'row':>8}    {'row':>8} {'prior':>8} {'posterior':>9} {'nats':>8}"
+    columns = [row[c] or [None] * len(row["paths"]) for c in ("path_prior", "path_posterior", "path_nll")]
+    for rank, (path, *numbers) in enumerate(zip(row["paths"], *columns, strict=True), start=1):
+        prior, posterior, nats = (_number(n) for n in numbers)
+        steps = " -> ".join(f"{passage:>8}" for passage in path)
+        marks = " -> ".join("gold" if passage in gold else "other" for passage in path)
+        yield f"{rank:>3} {steps} {prior:>8} {posterior:>9} {nats:>8}  {marks if gold else ''}".rstrip()
+    yield "their passages"
+    for passage, text in zip(row["rows"], passages.texts(row["rows"]), strict=True):
+        yield f"    {passage:>8}{'  gold' if passage in gold else ''}"
+        yield _text(*text)
+
+
+def _text(title: str, text: str) -> str:
+    return textwrap.indent(textwrap.fill(f"{title}: {text}", TEXT_WIDTH), " " * 13)
 
 
 def _nats(value: float | None) -> str:
