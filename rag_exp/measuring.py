@@ -10,6 +10,7 @@ from rag_exp.retrieval.tuning import Tuning
 from rag_exp.steps import TRAINED, RunSteps
 
 LEARNED_TEMPERATURE = "the temperature was learned; exact search knows the whole corpus at retriever.temperature alone"
+GONE = "no longer in the store"
 UNKNOWN_SIZE = "the size of the generator, which is hosted elsewhere, is not known here"
 
 
@@ -66,7 +67,7 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     def known(name: str, value: Any, reason: str) -> Any:
         """``value``, its absence explained."""
         if value is None:
-            nulls[name] = f"no longer in the store: {', '.join(gone)}" if gone else reason
+            nulls[name] = f"{GONE}: {', '.join(gone)}" if gone else reason
         return value
 
     def sized(name: str, value: Any) -> Any:
@@ -96,7 +97,9 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     stages = [flops[name] for name in ("reader_warmup", "marginal", "retriever_warmup")]
     training = None if None in stages else sum(s for s in stages if s is not None)
     flops["training"] = known("flops.training", training, UNKNOWN_SIZE)
-    _add_search(metrics, nulls, topk, index, unsearched if not searches else None)
+    _add_search(metrics, nulls, topk, index, unsearched if not searches else f"{GONE}: {', '.join(gone)}")
+    one_hop = "there is no second hop" if steps.asked.hop2 is None else None
+    _add_second_hop(metrics, nulls, topk, stats.get("paths"), one_hop if searches else unsearched)
     # What is fixed was not always noted, and is known.
     prior = evaluation.get("prior") or {"temperature": config.retriever.temperature, "null_score": None}
     _add_prior(metrics, nulls, prior if searches else None, config.retriever.learn_temperature, unsearched)
@@ -167,12 +170,12 @@ def _add_search(
     nulls: dict[str, str],
     topk: dict[str, Any],
     index: dict[str, Any],
-    unsearched: str | None,
+    unindexed: str,
 ) -> None:
     """Add what is known of the search (what exact search would have found, speed, size), or why it is not.
 
     Args:
-        unsearched: the reason, for a run that searches no index.
+        unindexed: the reason where there is no ``index``.
     """
     recall, latency = topk.get("recall") or {}, topk.get("latency_ms") or {}
     uncompared = topk.get("recall_reason", "unknown")
@@ -198,7 +201,27 @@ def _add_search(
     for name, (value, reason) in found.items():
         metrics[name] = value
         if value is None:
-            nulls[name] = reason if index else unsearched
+            nulls[name] = reason if index else unindexed
+
+
+def _add_second_hop(
+    metrics: dict[str, float | None],
+    nulls: dict[str, str],
+    topk: dict[str, Any],
+    paths: dict[str, Any] | None,
+    unasked: str | None,
+) -> None:
+    """Add the second hop's recall against exact search, over all that was asked after a passage of the first.
+
+    Args:
+        paths: what the step noted; None where it is no longer in the store.
+        unasked: why there is no such search; None where there is one.
+    """
+    recall = None if unasked is not None or paths is None else paths["recall"]
+    metrics["hop2_recall@j"] = recall
+    if recall is None:
+        uncompared = topk.get("recall_reason", "the first hop found nothing to ask after")
+        nulls["hop2_recall@j"] = unasked or (f"{GONE}: paths" if paths is None else uncompared)
 
 
 def _add_prior(
