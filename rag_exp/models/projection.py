@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rag_exp.core.errors import DataError
 
@@ -76,22 +76,20 @@ def log_probabilities(
     Yields:
         which rows, and their natural logarithms [C, V]: the caller's to write to, until it asks for the next.
     """
-    dtype = _dtype(hidden_MD)
-    exact = torch.promote_types(dtype, torch.float32)
-    with torch.autocast(hidden_MD.device.type, enabled=False):
-        cast_VD, cast_V = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
+    dtype, turns = _dtype(hidden_MD), torch.is_autocast_enabled(hidden_MD.device.type)
     size = (min(chunk, len(hidden_MD)), len(weight_VD))
-    logits_CV, logp_CV = hidden_MD.new_empty(size, dtype=dtype), hidden_MD.new_empty(size, dtype=exact)
+    logp_CV = hidden_MD.new_empty(size, dtype=torch.promote_types(dtype, torch.float32))
+    kept_CV = hidden_MD.new_empty((0,) if turns else size, dtype=dtype)
     for low in range(0, len(hidden_MD), chunk):
-        hidden_CD = hidden_MD[low : low + chunk].to(dtype)
+        hidden_CD = hidden_MD[low : low + chunk]
         C = len(hidden_CD)
-        with torch.autocast(hidden_MD.device.type, enabled=False):
-            if cast_V is None:
-                torch.mm(hidden_CD, cast_VD.T, out=logits_CV[:C])
-            else:
-                torch.addmm(cast_V, hidden_CD, cast_VD.T, out=logits_CV[:C])
-            torch.log_softmax(logits_CV[:C], -1, dtype=exact, out=logp_CV[:C])
-        yield slice(low, low + C), logp_CV[:C]
+        if turns:  # autocast keeps the weights that it turned, but cannot write into memory that is given
+            logits_CV = nn.functional.linear(hidden_CD, weight_VD, bias_V)
+        elif bias_V is None:
+            logits_CV = torch.mm(hidden_CD, weight_VD.T, out=kept_CV[:C])
+        else:
+            logits_CV = torch.addmm(bias_V.to(dtype), hidden_CD, weight_VD.T, out=kept_CV[:C])
+        yield slice(low, low + C), torch.log_softmax(logits_CV, -1, dtype=logp_CV.dtype, out=logp_CV[:C])
 
 
 def _dtype(hidden_MD: Tensor) -> torch.dtype:
@@ -117,10 +115,11 @@ class _TargetLogp(torch.autograd.Function):
         exact = torch.promote_types(dtype, torch.float32)
         logp_M = torch.empty(len(targets_M), dtype=exact, device=hidden_MD.device)
         kept: list[Tensor] = []
-        for rows, logp_CV in log_probabilities(hidden_MD, weight_VD, bias_V, chunk=chunk):
-            logp_M[rows] = logp_CV.gather(-1, targets_M[rows, None])[:, 0]
-            if keep:
-                kept.append(logp_CV.exp())
+        with torch.autocast(hidden_MD.device.type, enabled=False):
+            for rows, logp_CV in log_probabilities(hidden_MD.to(dtype), weight_VD.to(dtype), bias_V, chunk=chunk):
+                logp_M[rows] = logp_CV.gather(-1, targets_M[rows, None])[:, 0]
+                if keep:
+                    kept.append(logp_CV.exp())
         ctx.save_for_backward(hidden_MD, weight_VD, bias_V, targets_M, *kept)
         ctx.dtype, ctx.exact, ctx.chunk = dtype, exact, chunk
         return logp_M

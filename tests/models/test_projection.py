@@ -58,6 +58,9 @@ def test_whole_distributions_a_few_rows_at_a_time(dtype, bias):
     assert not logp_MV.requires_grad
     torch.testing.assert_close(logp_MV.double(), expected_MV, rtol=1e-5, atol=1e-5 if dtype != torch.bfloat16 else 0.05)
     assert not list(log_probabilities(hidden_MD[:0], weight_VD, bias_V, chunk=5))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.float32):
+        turned = [logp_CV.clone() for _, logp_CV in log_probabilities(hidden_MD, weight_VD, bias_V, chunk=5)]
+    torch.testing.assert_close(torch.cat(turned).double(), expected_MV, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("keep", [False, True])
