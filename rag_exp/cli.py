@@ -17,6 +17,7 @@ The lab for scaling studies of retrieval-augmented language models.
   run --dry [overrides]      what would happen: non-default values, sizes, FLOPs, store hits
   status study=NAME          done / running / failed / missing
   fit study=NAME             fit the study's laws
+  frontier study=NAME        what a budget buys best by the study's law
   report study=NAME          write report.html and the figures
   show RUN [--question ID]   a run, or one question of it: passages, prior, posterior, answer
   diff RUN RUN               configs and metrics side by side, with a paired bootstrap
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"rag-exp: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{USAGE}", file=sys.stderr)
         return 2
-    if verb in ("run", "status", "fit", "report") and {"-h", "--help"} & set(arguments):
+    if verb in ("run", "status", "fit", "frontier", "report") and {"-h", "--help"} & set(arguments):
         import inspect
 
         print(inspect.getdoc(VERBS[verb]))  # the others' help is argparse's
@@ -147,6 +148,28 @@ def fit(argv: list[str]) -> int:
     return 0
 
 
+def frontier(argv: list[str]) -> int:
+    """usage: rag-exp frontier study=NAME [budgets=FLOPS,FLOPS] [queries=NUMBER] [overrides]
+
+    Parameters, training tokens, passages and passages read that a budget buys best, by the study's law and at the costs
+    that its runs measured: training, embedding the corpus, and searching and reading for every query. Also:
+    costs.NAME=FLOPS (rag_exp/laws/costs.py names them), caps.M=NUMBER, reach=DECADES beyond the data, law=factorised
+    with given.index=KIND, given.growth=KIND.
+    """
+    from rag_exp.analysis.allocations import KEYS, frontier_options
+
+    own = [a for a in argv if a.partition("=")[0].partition(".")[0] in KEYS]
+    options = frontier_options(own)
+    plan = _study([a for a in argv if a not in own], as_run=True)
+    from rag_exp.analysis.allocations import frontier_study
+    from rag_exp.study import records_of, write_plan
+
+    write_plan(plan, "")
+    for line in frontier_study(plan, records_of(plan), options):
+        print(line)
+    return 0
+
+
 def report(argv: list[str]) -> int:
     """usage: rag-exp report study=NAME [overrides]
 
@@ -222,6 +245,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "status": status,
     "fit": fit,
+    "frontier": frontier,
     "report": report,
     "show": show,
     "diff": diff,

@@ -9,7 +9,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_exp.analysis.effects import effect
 from rag_exp.analysis.factors import factors_section
 from rag_exp.analysis.figures import Figure, figures_of, save_figures
 from rag_exp.analysis.page import GREEK, Cell, Chart, Page, mathed
@@ -18,6 +17,7 @@ from rag_exp.analysis.tables import missing_runs
 from rag_exp.analysis.theme import unit
 from rag_exp.analysis.words import equation_with_numbers, paragraphs
 from rag_exp.core.atomic import write_text
+from rag_exp.laws.effects import effect
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.analysis.ahead import ahead_sentences, loss_sentence
-from rag_exp.analysis.effects import Effect, Exchange, effect, exchange
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, described
 from rag_exp.analysis.tables import finished, missing_runs
 from rag_exp.analysis.theme import si, unit
+from rag_exp.laws.effects import Effect, Exchange, effect, exchange
 
 if TYPE_CHECKING:
     import pandas as pd

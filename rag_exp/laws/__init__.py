@@ -16,8 +16,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rag_exp.laws.allocation import frontier
     from rag_exp.laws.card import LawFit, Prediction
     from rag_exp.laws.choice import acceptable, choose, compare
+    from rag_exp.laws.costs import Costs, costs_of_records
+    from rag_exp.laws.effects import contours, effect, exchange, rate
     from rag_exp.laws.factor_rows import Answers
     from rag_exp.laws.factoring import fit_factorised, leave_index_out, leave_largest_out
     from rag_exp.laws.factorised import FactorisedFit
@@ -28,30 +31,39 @@ if TYPE_CHECKING:
     from rag_exp.laws.options import LAWS, LawOptions
     from rag_exp.laws.sensitivity import across_losses
     from rag_exp.laws.simulation import simulate
+    from rag_exp.laws.surface import Surface
     from rag_exp.laws.uncertainty import question_bootstrap
     from rag_exp.laws.unique import unique_parameters
 
 _HOME = {
-    "Answers": "factor_rows",
     "FORMS": "forms",
-    "FactorisedFit": "factorised",
     "LAWS": "options",
+    "Answers": "factor_rows",
+    "Costs": "costs",
+    "FactorisedFit": "factorised",
     "Form": "forms",
     "LawFit": "card",
     "LawOptions": "options",
     "Prediction": "card",
+    "Surface": "surface",
     "acceptable": "choice",
     "across_losses": "sensitivity",
     "choose": "choice",
     "compare": "choice",
+    "contours": "effects",
+    "costs_of_records": "costs",
+    "effect": "effects",
+    "exchange": "effects",
     "fit": "fitting",
     "fit_factorised": "factoring",
     "form_by_name": "forms",
+    "frontier": "allocation",
     "isoflop": "isoflops",
     "leave_index_out": "factoring",
     "leave_largest_out": "factoring",
     "profile": "likelihood",
     "question_bootstrap": "uncertainty",
+    "rate": "effects",
     "simulate": "simulation",
     "unique_parameters": "unique",
 }
@@ -60,23 +72,31 @@ __all__ = [
     "FORMS",
     "LAWS",
     "Answers",
+    "Costs",
     "FactorisedFit",
     "Form",
     "LawFit",
     "LawOptions",
     "Prediction",
+    "Surface",
     "acceptable",
     "across_losses",
     "choose",
     "compare",
+    "contours",
+    "costs_of_records",
+    "effect",
+    "exchange",
     "fit",
     "fit_factorised",
     "form_by_name",
+    "frontier",
     "isoflop",
     "leave_index_out",
     "leave_largest_out",
     "profile",
     "question_bootstrap",
+    "rate",
     "simulate",
     "unique_parameters",
 ]

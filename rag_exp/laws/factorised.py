@@ -65,10 +65,10 @@ class Points:
         return np.broadcast_to(np.asarray(found, dtype=float), self.shape)
 
     def labels(self, name: str) -> np.ndarray | None:
-        """A column of words; None where it is absent."""
+        """A column of words, [n]; None where it is absent."""
         if name not in self.columns:
             return None
-        return np.broadcast_to(np.asarray(self.columns[name], dtype=object), self.shape)
+        return np.broadcast_to(np.asarray(self.columns[name], dtype=object), self.shape[-1:])
 
     def axes(self, *names: str) -> dict[str, np.ndarray]:
         """Those of the columns that are there and everywhere known."""
@@ -106,6 +106,7 @@ class FactorisedFit:
     equation = "P u1 + (1 - P) u0, P = coverage x rank x index"
     summary = "what is lost with the gold passage read and without, by the share of questions that read it"
     variables = ("N", "M", "K")
+    asked = ASKED
 
     @property
     def factors(self) -> dict[str, Factor]:

@@ -3,11 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rag_exp.analysis.effects import Effect, Exchange
 from rag_exp.analysis.study_fits import StudyFits, fit_table
 from rag_exp.analysis.tables import records_to_table
 from rag_exp.analysis.words import amount, effect_sentence, equation_with_numbers, exchange_sentence, paragraphs
 from rag_exp.laws import LawOptions, fit
+from rag_exp.laws.effects import Effect, Exchange
 
 
 def an_effect(fall=3.41, low=3.24, high=3.57, axis="N"):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from rag_exp.analysis.effects import effect, exchange
+from rag_exp.core.errors import LawError
 from rag_exp.laws import fit
+from rag_exp.laws.effects import contours, effect, exchange, rate
 
 N, M = np.repeat(np.geomspace(1e5, 1e7, 5), 5), np.tile(np.geomspace(1e3, 1e5, 5), 5)
 
@@ -71,3 +72,47 @@ def test_intervals_come_from_the_replicates():
     rate = exchange(fitted, found, "M")
     assert rate.low <= rate.factor <= rate.high
     assert rate.none_share == 0
+
+
+def test_a_marginal_rate_is_the_slope_of_the_iso_loss_curve():
+    fitted = law(2 + 100 * N**-0.5 + 50 * M**-0.4)
+    point = {"N": 3e5, "M": 2e4}
+    expected = 0.4 * 50 * 2e4**-0.4 / (0.5 * 100 * 3e5**-0.5)
+    found = rate(fitted, "M", "N", point)
+    assert found.rate == pytest.approx(expected, rel=1e-6)
+    assert found.tenfold == pytest.approx(10**expected, rel=1e-5)
+    assert rate(fitted, "N", "M", point).rate == pytest.approx(1 / expected, rel=1e-6)
+    assert found.beyond == {}
+    assert rate(fitted, "M", "N", {"N": 1e8, "M": 100}).beyond == pytest.approx({"N": 1.0, "M": -1.0})
+    with pytest.raises(LawError, match="no axis 'D'"):
+        rate(fitted, "D", "N")
+
+
+def test_what_does_not_help_has_no_rate():
+    rising = law(2 + 100 * N**-0.5 + 0.01 * M**0.5, "joint_rising")
+    assert rate(rising, "N", "M").rate is None
+    assert rate(rising, "M", "N").rate < 0
+
+
+def test_contours_have_one_loss_and_say_where_they_leave_the_data():
+    fitted = law(2 + 100 * N**-0.5 + 50 * M**-0.5)
+    table = contours(fitted, points=5)
+    known = table[table["N"].notna()]
+    assert len(known) > 10
+    said = fitted.predict({"N": known["N"].to_numpy(float), "M": known["M"].to_numpy(float)})
+    np.testing.assert_allclose(said, known["loss"], rtol=1e-9)
+    far = contours(fitted, [2 + 100 * 3e7**-0.5 + 50 * 1e5**-0.5], points=3)
+    assert far["N"].isna().tolist() == [True, True, False]
+    assert far["N"].iloc[-1] == pytest.approx(3e7, rel=1e-6)
+    assert far["beyond"].iloc[-1] == pytest.approx(np.log10(3))
+
+
+def test_bands_of_rates_and_contours_hold_the_value():
+    loss = (2 + 100 * N**-0.5 + 20 * M**-0.5) * np.exp(np.random.default_rng(0).normal(0, 0.005, 25))
+    fitted = law(loss, bootstrap=100, bootstrap_kind="wild")
+    found = rate(fitted, "M", "N")
+    assert found.low < found.rate < found.high
+    table = contours(fitted, [2.3], points=3).dropna()
+    assert len(table) == 2
+    assert (table["N_low"] < table["N"]).all()
+    assert (table["N"] < table["N_high"]).all()

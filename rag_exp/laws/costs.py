@@ -1,0 +1,134 @@
+"""What training, indexing and answering cost in FLOPs: constants that a study's records tell, or papers' rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from rag_exp.core.errors import DataError
+from rag_exp.core.options import Options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Costs(Options):
+    """FLOPs of N parameters trained on D tokens, that answer ``queries`` over M passages, reading K for each.
+
+    Total = ``fixed`` + (``train_token`` + ``train`` N) D + (``embed`` (1 + ``refreshes``) + ``build``) M
+            + ``queries`` (``search`` M + (``read_passage`` + ``read`` N) K)
+
+    All constants are in FLOPs. The defaults are those of no retrieval: 6 N D alone.
+    """
+
+    train: float = Field(6.0, gt=0, description="per parameter and training token (Kaplan et al. 2020: 6)")
+    train_token: float = Field(0.0, ge=0, description="per training token whatever N is (the vocabulary projection)")
+    fixed: float = Field(0.0, ge=0, description="once, whatever the sizes are (a retriever's warm-up)")
+    embed: float = Field(0.0, ge=0, description="per passage embedded")
+    refreshes: float = Field(0.0, ge=0, description="how many times the corpus is embedded again")
+    build: float = Field(0.0, ge=0, description="per passage, of building the index")
+    queries: float = Field(0.0, ge=0, description="questions to be answered; 0: training alone counts")
+    search: float = Field(0.0, ge=0, description="per question and passage of the corpus")
+    read: float = Field(0.0, ge=0, description="per question, passage read and parameter (2 x tokens read)")
+    read_passage: float = Field(0.0, ge=0, description="per question and passage read, whatever N is")
+    tokens: float | None = Field(None, gt=0, description="D, where the law has no D")
+    tokens_per_parameter: float | None = Field(None, gt=0, description="D / N in place of a fixed D")
+    passages: float = Field(0.0, ge=0, description="M, where the law has no M")
+    k: float = Field(1.0, gt=0, description="K, where the law has no K")
+
+    def parts(self, N: Any, D: Any, M: Any, K: Any) -> dict[str, Any]:
+        """FLOPs by what they are spent on; they sum to :meth:`total`."""
+        return {
+            "training": self.fixed + (self.train_token + self.train * N) * D,
+            "corpus": (self.embed * (1 + self.refreshes) + self.build) * M,
+            "search": self.queries * self.search * M,
+            "reading": self.queries * (self.read_passage + self.read * N) * K,
+        }
+
+    def total(self, N: Any, D: Any, M: Any, K: Any) -> Any:
+        """FLOPs in all."""
+        return sum(self.parts(N, D, M, K).values())
+
+    def affordable(self, budget: Any, D: Any, M: Any, K: Any) -> Any:
+        """The N that uses up the budget; not positive where the rest alone costs more.
+
+        Args:
+            D: training tokens; not used where ``tokens_per_parameter`` ties them to N.
+        """
+        per_parameter = self.queries * self.read * K
+        tied = self.tokens_per_parameter
+        left = budget - self.total(0.0, 0.0 if tied else D, M, K)
+        if tied is None:
+            return left / (self.train * D + per_parameter)
+        per_parameter = per_parameter + self.train_token * tied
+        square = self.train * tied
+        root = np.sqrt(per_parameter**2 + 4 * square * np.maximum(left, 0.0))
+        return np.where(left > 0, 2 * left / (per_parameter + root), left)
+
+
+def costs_of_records(rows: pd.DataFrame, index: str | None = None, **given: Any) -> Costs:
+    """Costs as a study's runs measured them.
+
+    Training and reading are straight lines in N through the runs' FLOPs per token and per passage read (least squares
+    of relative errors); embedding, building and searching are medians per passage. What the runs do not tell keeps its
+    default, and what is ``given`` is as given.
+
+    Args:
+        rows: finished runs of one arm, as from ``rag_exp.load_study``.
+        index: the type whose building and searching counts; None: of all the rows.
+
+    Raises:
+        DataError: the runs have no FLOPs of training.
+    """
+    found: dict[str, Any] = {}
+    reader = _column(rows, "flops.reader_warmup") + _column(rows, "flops.marginal")
+    N, D, M, K = (_column(rows, name) for name in ("N", "D", "M", "K"))
+    Q = _column(rows, "questions")
+    searched = np.array([index is None or kind == index for kind in rows.get("index", [None] * len(rows))])
+    line = _line(N, reader / D)
+    if line is None and "train" not in given:
+        raise DataError("No run tells the FLOPs of its training; give costs.train.")
+    if line is not None:
+        found["train_token"], found["train"] = line
+        if not found["train"] and "train" not in given:
+            raise DataError("The FLOPs of training do not grow with N in these runs; give costs.train.")
+    line = _line(N, _column(rows, "flops.reading") / (Q * K))
+    if line is not None:
+        found["read_passage"], found["read"] = line
+    for name, values in (
+        ("fixed", _column(rows, "flops.retriever_warmup")),
+        ("embed", _column(rows, "flops.embedding") / M),
+        ("build", (_column(rows, "flops.index_build") / M)[searched]),
+        ("search", (_column(rows, "flops.search") / (Q * M))[searched]),
+        ("tokens", D),
+        ("k", K),
+    ):
+        known = values[np.isfinite(values)]
+        if len(known):
+            found[name] = float(np.median(known))
+    return Costs(**{**found, **given})
+
+
+def _column(rows: pd.DataFrame, name: str) -> np.ndarray:
+    if name not in rows:
+        return np.full(len(rows), np.nan)
+    return np.array([np.nan if v is None else float(v) for v in rows[name]])
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
+    """Intercept and slope of y over x, neither negative, by least squares of relative errors; None without data."""
+    known = np.isfinite(x) & np.isfinite(y) & (y > 0)
+    if not known.any():
+        return None
+    x, y = x[known], y[known]
+    if len(np.unique(x)) == 1:
+        return 0.0, float(np.median(y / x))
+    columns = np.stack([1 / y, x / y], axis=1)
+    intercept, slope = np.linalg.lstsq(columns, np.ones(len(y)), rcond=None)[0]
+    if intercept < 0:
+        return 0.0, float((x / y).sum() / ((x / y) ** 2).sum())
+    if slope <= 0:
+        return float((1 / y).sum() / (1 / y**2).sum()), 0.0
+    return float(intercept), float(slope)
