@@ -15,13 +15,13 @@ UNKNOWN_SIZE = "the size of the generator, which is hosted elsewhere, is not kno
 
 
 def arm(steps: RunSteps) -> str:
-    """What the reader is given: ``closed_book``, ``oracle``, ``random``, ``bm25`` or ``dense``."""
+    """What the reader is given: ``closed_book``, ``oracle``, ``random``, ``bm25``, ``hybrid`` or ``dense``."""
     asked = steps.asked
     if asked.source == "none":
         return "closed_book"
     if asked.source in ("oracle", "random"):
         return asked.source
-    return "bm25" if asked.index.kind == "bm25" else "dense"
+    return asked.index.kind if asked.index.kind in ("bm25", "hybrid") else "dense"
 
 
 def left_out(steps: RunSteps, store: Store) -> list[str]:

@@ -40,7 +40,7 @@ class Setting:
 
     @property
     def uses_vectors(self) -> bool:
-        return self.source == "index" and self.index.needs == "vectors"
+        return self.source == "index" and self.index.needs != "texts"
 
     @property
     def search_identity(self) -> dict[str, Any]:
@@ -157,7 +157,8 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
     if trains != "frozen":
         where = f"retriever.train: {trains}"
         if train.source == "index" and train.index.needs != "vectors":
-            found.append(f"{where}: index={train.index.kind} has no encoder to train; use retriever.train=frozen.")
+            why = "has no encoder to train" if train.index.needs == "texts" else "ranks by what no gradient reaches"
+            found.append(f"{where}: index={train.index.kind} {why}; use retriever.train=frozen.")
         if train.source == "index" and train.index.tuned and config.training.steps > 0:
             found.append(
                 f"{where}: index.mode=iso_recall cannot be held while the encoder that asks learns; train with "
@@ -272,6 +273,8 @@ def setting_problems(config: RunConfig, setting: Setting, size: int | None, aske
         return found
     if size == 0:
         return ["corpus: it is empty; there is nothing to retrieve from. Look into its files."]
+    if setting.hop2 is not None and setting.source == "index" and setting.index.needs == "both":
+        found.append(f"index.kind: {setting.index.kind} has no second hop; use one of vectors or bm25.")
     if setting.hop2 is not None:
         found += _path_problems(config, setting, setting.hop2, size, asked)
     k_key = "evaluation.k" if asked and config.evaluation.k is not None else "retrieval.k"

@@ -347,7 +347,7 @@ class _Planner:
                 parents |= self.encoder_parents() | trained
         elif setting.source == "random":
             fields |= {"size": setting.size, "seed": self.config.seed}
-        vectors = self.vectors(setting, split, limit, trained, compared=split != "train")
+        vectors = self.vectors(setting, split, limit, trained, compared=split != "train" and not setting.index.no_exact)
         if vectors is not None and vectors.exact is not None:
             fields["temperature"] = self.config.retriever.temperature  # of the log-partition beside the scores
         return _step("topk", fields, parents, partial(builders.topk, self.config, setting, split, limit, vectors))

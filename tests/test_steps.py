@@ -110,6 +110,17 @@ def test_a_tuned_search_has_a_step_of_its_own():
     assert smaller.roles["train_tuning"].key == one.roles["train_tuning"].key
 
 
+def test_a_hybrid_is_one_index_of_both_kinds(base):
+    hybrid = steps("index=hybrid")
+    assert "encoder" in hybrid.roles
+    assert hybrid.roles["topk"].build.args[-1].exact is None
+    ivf, other = (steps("index=hybrid", "index@index.dense=ivf", f"index.dense.nprobe={n}") for n in (1, 2))
+    assert ivf.roles["index"].key == other.roles["index"].key != hybrid.roles["index"].key
+    assert ivf.roles["topk"].key != other.roles["topk"].key
+    asked = steps("index@evaluation.index=hybrid", "index@evaluation.index.dense=hnsw")
+    assert asked.roles["checkpoint"].key == base.roles["checkpoint"].key
+
+
 def test_rescoring_belongs_to_the_search():
     plain, rescored = steps("index=sq"), steps("index=sq", "index.rescore=4")
     assert plain.roles["index"].key == rescored.roles["index"].key
@@ -189,6 +200,10 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["evaluation.corpus_size=2", "evaluation.k=3"], "raise evaluation.corpus_size"),
         (["index=ivf", "index.nlist=64"], "39"),
         (["index=ivf", "index.mode=iso_recall", "retriever=query"], "index@evaluation.index=ivf"),
+        (["index=hybrid", "retriever=query"], "index=hybrid ranks by what no gradient reaches"),
+        (["index=hybrid", "retrieval.shards=2"], "weighs words by the whole corpus"),
+        (["index=hybrid", "questions.hops=2", "retrieval=two_hop", "objective=chain"], "has no second hop"),
+        (["index=hybrid", "index@index.dense=ivf", "index.dense.nlist=64"], "index.dense.nlist: 64 lists"),
         (["questions.world_seed=3"], "both must describe one world"),
         (["retrieval=closed_book", "evaluation.source=index"], "trained without passages"),
         (["retriever=query", "index=bm25"], "no encoder to train"),

@@ -15,6 +15,7 @@ ORDER = {
     "random": "Random passages",
     "bm25": "BM25",
     "dense": "Dense retrieval",
+    "hybrid": "Dense retrieval and BM25 fused",
     "oracle": "Gold passage (oracle)",
 }
 

@@ -99,7 +99,7 @@ class _View:
         self.metric, self.fits = fits.metric, fits
         placed = rows[rows["N"].notna() & rows["M"].notna()]
         fitted = placed[placed["arm"] == fits.arm]
-        self.searched = placed[placed["arm"].isin(["dense", "bm25"])]
+        self.searched = placed[placed["arm"].isin(["dense", "bm25", "hybrid"])]
         self.main: pd.DataFrame | None = None
         self.where: dict[str, Any] = {}
         if len(fitted):
@@ -210,7 +210,7 @@ def points_of(rows: pd.DataFrame, axis: str, metric: str) -> pd.DataFrame:
 
 
 def _kinds(rows: pd.DataFrame) -> list[str]:
-    order = {"flat": 0, "hnsw": 1, "ivf": 2, "bm25": 9}
+    order = {"flat": 0, "hnsw": 1, "ivf": 2, "bm25": 8, "hybrid": 9}
     return sorted(set(rows["index"].dropna()), key=lambda k: (order.get(k, 5), k))
 
 

@@ -21,9 +21,12 @@ from rag_exp.core.rng import derive
 from rag_exp.core.store import Build
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
     from rag_exp.config import RunConfig
+    from rag_exp.data.passages import PassageTable
     from rag_exp.retrieval.hop2 import SecondHop
     from rag_exp.retrieval.topk import Reference
     from rag_exp.settings import Setting
@@ -138,7 +141,7 @@ def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, buil
     size = table.prefix_size(setting.size)
     build.stats["M"] = size
     if vectors is None:
-        content: Any = (text for _, batch in table.batches(size) for text in _joined(batch))
+        content: Any = _texts(table, size)
     else:
         content, made = vector_blocks(build, vectors.passages, size)
         # The last shard reaches beyond the corpus: only its share is this index's cost.
@@ -155,6 +158,10 @@ def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, buil
         build.stats["index_shards"] = [{"key": a.key, "bytes": a.bytes, "seconds": a.seconds} for a in shards]
         (build.folder / "in_shards").touch()
         return
+    if setting.index.needs == "both":
+        from rag_exp.retrieval.hybrid import Both
+
+        content = Both(content, _texts(table, size))
     built = setting.index.create(content, derive(config.seed, "index"))
     build.stats |= built.stats()
     if setting.index.stores_vectors:
@@ -207,16 +214,21 @@ def topk(
         return
     if vectors is None:
         found = setting.index.load(build.parent("index").path)
-        reason = "bm25 ranks by words: there is no exact search of its own that it approximates"
-        build.stats |= search_topk(found, asked.questions, setting.k, build.folder, None, reason)
+        build.stats |= search_topk(found, asked.questions, setting.k, build.folder, None, setting.index.no_exact)
         return
     blocks, _ = vector_blocks(build, vectors.passages, size)
     found = open_index(build, setting, vectors, blocks)
     queries = question_vectors(build, vectors)
+    build.stats["dims"] = queries.shape[1]
+    if setting.index.needs == "both":
+        from rag_exp.retrieval.hybrid import Both
+
+        both = Both(queries, asked.questions)
+        build.stats |= search_topk(found, both, setting.k, build.folder, None, setting.index.no_exact)
+        return
     reference = _reference(config, setting.k, size, blocks, queries, vectors, build)
     reason = "training questions are not compared"
     build.stats |= search_topk(found, queries, setting.k, build.folder, reference, reason)
-    build.stats["dims"] = queries.shape[1]
 
 
 def paths(
@@ -289,7 +301,8 @@ def _reference(
     return Reference(exact_prefix(parts, queries, blocks, size, k, temperature), blocks, temperature)
 
 
-def _joined(batch: list[tuple[str, str]]) -> list[str]:
+def _texts(table: PassageTable, size: int) -> Iterator[str]:
+    """The first ``size`` passages as an index of texts reads them."""
     from rag_exp.retrieval.encoders import passage_text
 
-    return [passage_text(title, text) for title, text in batch]
+    return (passage_text(title, text) for _, batch in table.batches(size) for title, text in batch)

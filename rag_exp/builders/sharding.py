@@ -58,6 +58,8 @@ def open_index(build: Build, setting: Setting, vectors: VectorSteps, blocks: lis
     shards = setting.shards if setting.shards > 1 else made.stats.get("shards", 1)
     if shards > 1:
         found: BuiltIndex = _open_shards(setting, vectors, sum(len(b) for b in blocks), shards, build)
+    elif setting.index.needs == "both":
+        return setting.index.load(made.path, blocks)
     elif setting.index.stores_vectors:
         found = setting.index.load(made.path)
     else:

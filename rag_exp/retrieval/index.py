@@ -27,12 +27,15 @@ class IndexOptions(Options):
     """Base of every index's options. Problems and derived values are known before anything is built.
 
     Attributes:
-        needs: what :meth:`create` and the searches take: "vectors" (blocks of float arrays) or "texts" (strings).
+        needs: what :meth:`create` and the searches take: "vectors" (blocks of float arrays), "texts" (strings), or
+            "both" (:class:`rag_exp.retrieval.hybrid.Both`).
+        no_exact: why there is no exact search that this index approximates; None where there is.
         seeded: whether the seed given to :meth:`create` can change what is built.
         stores_vectors: False for an index that searches the embeddings where they lie: there is nothing to save.
     """
 
-    needs: ClassVar[Literal["vectors", "texts"]] = "vectors"
+    needs: ClassVar[Literal["vectors", "texts", "both"]] = "vectors"
+    no_exact: ClassVar[str | None] = None
     seeded: ClassVar[bool] = True
     stores_vectors: ClassVar[bool] = True
 

@@ -6,11 +6,12 @@ from rag_exp.retrieval.annoy_index import Annoy
 from rag_exp.retrieval.factory import IVFPQ, OPQ, PQ, SQ, Factory, FastScan, RaBitQ
 from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.hnsw import HNSW
+from rag_exp.retrieval.hybrid import Hybrid
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, IndexOptions
 from rag_exp.retrieval.ivf import IVF
 from rag_exp.retrieval.lexical import BM25
 
 __all__ = [
     "BM25", "HNSW", "INDEXES", "IVF", "IVFPQ", "OPQ", "PQ", "SQ",
-    "Annoy", "BuiltIndex", "Factory", "FastScan", "Flat", "IndexOptions", "RaBitQ",
+    "Annoy", "BuiltIndex", "Factory", "FastScan", "Flat", "Hybrid", "IndexOptions", "RaBitQ",
 ]  # fmt: skip

@@ -35,7 +35,8 @@ class BM25(IndexOptions):
     idf(w) = ln(1 + (N - df + 1/2) / (df + 1/2)); a word that occurs twice in the question counts twice.
     """
 
-    needs: ClassVar[Literal["vectors", "texts"]] = "texts"
+    needs: ClassVar[Literal["vectors", "texts", "both"]] = "texts"
+    no_exact: ClassVar[str] = "bm25 ranks by words: there is no exact search of its own that it approximates"
     seeded: ClassVar[bool] = False
     kind: Literal["bm25"] = "bm25"
     k1: float = Field(0.9, ge=0, description="how slowly repeated words saturate")
