@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.analysis.ahead import ahead_sentences, loss_sentence
+from rag_exp.analysis.known_floor import floor_sentence, known_floor, with_floor
 from rag_exp.core.atomic import write_text
 from rag_exp.core.errors import DataError, LawError
 from rag_exp.core.fingerprint import digest
 from rag_exp.laws.options import LawOptions
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from rag_exp.analysis.factors import StudyFactors
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.factor_rows import Answers
 
 FOLDER = "fits"
-FITS_VERSION = 2  # of what a fit card holds; cards of another version are made anew
+FITS_VERSION = 3  # of what a fit card holds; cards of another version are made anew
 FACTORISED = "factorised"
 MIN_LEVELS = 3
 MIN_CLUSTERS = 4
@@ -49,6 +49,7 @@ class StudyFit:
         comparison: rows of ``rag_exp.laws.compare`` over the candidate forms.
         nearest: error of repeating the nearest kept level, per hold-out.
         run_ids: the run of every row fitted.
+        floor: the law with its floor held where it is known exactly (see ``rag_exp.analysis.known_floor``), or None.
     """
 
     name: str
@@ -59,6 +60,7 @@ class StudyFit:
     comparison: list[dict[str, Any]] = field(default_factory=list)
     nearest: dict[str, float | None] = field(default_factory=dict)
     run_ids: list[str] = field(default_factory=list)
+    floor: dict[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -291,47 +293,68 @@ class _Fitter:
             found.law = self.law(chosen, axes, data, rows)
             found.law.alternatives = [self.law(form, axes, data, rows) for form in others]
             found.law.across_losses = across_losses(found.law)
+            known = known_floor(rows, self.metric)
+            if known is not None:
+                found.floor = with_floor(found.law, *known, lambda held: self.law(chosen, axes, data, rows, fixed=held))
         except LawError as e:
             found.reason = str(e)
         self.fits.append(found)
         for line in (summary(found), *details(found, self.metric)):
             self.report(line)
 
-    def law(self, form: str, axes: tuple[str, ...], data: dict[str, Any], rows: pd.DataFrame) -> LawFit:
+    def law(
+        self,
+        form: str,
+        axes: tuple[str, ...],
+        data: dict[str, Any],
+        rows: pd.DataFrame,
+        fixed: Mapping[str, float] | None = None,
+    ) -> LawFit:
         """The law with intervals; without them, and saying so, where the replicates could not all be fitted."""
         from rag_exp.laws.fitting import fit
 
         o = self.options
-        fixed: dict[str, Any] = {"loss": o.loss, "delta": o.delta, "level": o.level, "seed": o.seed}
+        options: dict[str, Any] = {"loss": o.loss, "delta": o.delta, "level": o.level, "seed": o.seed, "fixed": fixed}
         checkpoints = rows["artifacts.checkpoint"].map(str) if "artifacts.checkpoint" in rows else rows["run_id"]
         count = checkpoints.nunique()
         if len(axes) > 1 and MIN_CLUSTERS <= count < len(rows):
-            fixed["cluster"] = checkpoints.tolist()
-        kind, replicates = self.resampling(rows, "cluster" in fixed)
+            options["cluster"] = checkpoints.tolist()
+        how = self.resampling(rows, "cluster" in options)
         try:
-            law = fit(form, data, bootstrap=o.bootstrap, bootstrap_kind=kind, replicates=replicates, **fixed)
+            law = fit(form, data, bootstrap=o.bootstrap, **{**options, **how})
         except LawError as e:
-            law = fit(form, data, **fixed)
+            law = fit(form, data, **options)
             law.warnings.append(f"no intervals: {e}")
         law.definitions["loss"] = self.metric
         return law
 
-    def resampling(self, rows: pd.DataFrame, clusters: bool) -> tuple[Any, np.ndarray | None]:
+    def resampling(self, rows: pd.DataFrame, clusters: bool) -> dict[str, Any]:
+        """The arguments of ``fit`` that say what a replicate is."""
+        import numpy as np
+
         from rag_exp.laws.uncertainty import question_bootstrap
 
         o = self.options
         wanted = o.resample
         there = all(run in self.losses for run in rows["run_id"])
+        if wanted == "hierarchical":
+            # Within a condition a run is a model size, and where it was trained over several corpora, one of those.
+            run = [rows["N"].map(str), *([rows["M_train"].map(str)] if "M_train" in rows else [])]
+            questions = np.stack([self.losses[r] for r in rows["run_id"]], axis=1) if there else None
+            labels = {"cluster": list(zip(*run, strict=True)), "seeds": rows["seed"].tolist(), "questions": questions}
+            return {"bootstrap_kind": "hierarchical", **labels}
         if wanted in ("auto", "questions") and there and o.bootstrap:
             by_row = {str(i): self.losses[run] for i, run in enumerate(rows["run_id"])}
-            return "wild" if wanted == "auto" else "case", question_bootstrap(by_row, o.bootstrap, o.seed)
+            replicates = question_bootstrap(by_row, o.bootstrap, o.seed)
+            return {"bootstrap_kind": "wild" if wanted == "auto" else "case", "replicates": replicates}
         if wanted == "questions":
             raise LawError(
                 "law.resample=questions needs the losses of every question, which are not at hand for all runs."
             )
         if wanted == "cluster" and not clusters:
-            return "case", None
-        return ("wild" if wanted == "auto" else wanted), None
+            return {"bootstrap_kind": "case"}
+        # Hierarchical intervals of few runs are wider than they say; the runs' residuals come closer to their level.
+        return {"bootstrap_kind": "wild" if wanted == "auto" else wanted}
 
 
 def summary(found: StudyFit) -> str:
@@ -347,8 +370,8 @@ def summary(found: StudyFit) -> str:
     chosen = next((r for r in found.comparison if r["form"] == law.form.label), None)
     if chosen and chosen["heldout"] is not None:
         line += f"; held-out error {chosen['heldout']:.2%}"
-    across = loss_sentence(law)
-    return f"{line}. {across}" if across else line
+    rest = [s for s in (loss_sentence(law), floor_sentence(law, found.floor)) if s]
+    return " ".join([f"{line}.", *rest]) if rest else line
 
 
 def details(found: StudyFit, metric: str) -> list[str]:

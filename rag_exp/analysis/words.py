@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.analysis.ahead import ahead_sentences, loss_sentence
+from rag_exp.analysis.known_floor import floor_sentence
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, described
 from rag_exp.analysis.tables import finished, missing_runs
 from rag_exp.analysis.theme import si, unit
@@ -25,6 +26,7 @@ RESAMPLED = {
     "wild": "the runs' residuals",
     "given": "resampled questions",
     "given and wild": "resampled questions and the runs' residuals",
+    "hierarchical": "resampled questions and seeds",
 }
 
 
@@ -192,9 +194,7 @@ def _trust(fit: StudyFit, metric: str) -> Iterator[str]:
         + "."
     )
     yield from ahead_sentences(law, metric)
-    across = loss_sentence(law)
-    if across:
-        yield across
+    yield from (s for s in (loss_sentence(law), floor_sentence(law, fit.floor)) if s)
     for warning in law.warnings:
         yield f"Note that {warning}."
 

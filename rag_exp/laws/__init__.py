@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit, Prediction
     from rag_exp.laws.choice import acceptable, choose, compare
     from rag_exp.laws.costs import Costs, costs_of_records
+    from rag_exp.laws.derived import Derived, allocation_exponents, derive
     from rag_exp.laws.effects import contours, effect, exchange, rate
     from rag_exp.laws.factor_rows import Answers
     from rag_exp.laws.factoring import fit_factorised, leave_index_out, leave_largest_out
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.unique import unique_parameters
 
 _HOME = {
+    "Derived": "derived",
     "FORMS": "forms",
     "LAWS": "options",
     "Answers": "factor_rows",
@@ -48,12 +50,14 @@ _HOME = {
     "Surface": "surface",
     "acceptable": "choice",
     "across_losses": "sensitivity",
+    "allocation_exponents": "derived",
     "choose": "choice",
     "compare": "choice",
     "contours": "effects",
     "costs_of_records": "costs",
     "effect": "effects",
     "exchange": "effects",
+    "derive": "derived",
     "fit": "fitting",
     "fit_factorised": "factoring",
     "form_by_name": "forms",
@@ -73,6 +77,7 @@ __all__ = [
     "LAWS",
     "Answers",
     "Costs",
+    "Derived",
     "FactorisedFit",
     "Form",
     "LawFit",
@@ -81,10 +86,12 @@ __all__ = [
     "Surface",
     "acceptable",
     "across_losses",
+    "allocation_exponents",
     "choose",
     "compare",
     "contours",
     "costs_of_records",
+    "derive",
     "effect",
     "exchange",
     "fit",

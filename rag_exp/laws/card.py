@@ -38,6 +38,13 @@ def thinned(draws: np.ndarray | None) -> np.ndarray | None:
     return draws[np.linspace(0, len(draws) - 1, CARD_DRAWS).round().astype(int)]
 
 
+def _plain_covariance(draws_Rp: np.ndarray) -> list[list[float | None]]:
+    """None where draws are too large to be squared."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.atleast_2d(np.cov(np.ascontiguousarray(draws_Rp), rowvar=False))
+    return [[float(v) if np.isfinite(v) else None for v in row] for row in found]
+
+
 class Prediction(NamedTuple):
     """Predicted losses with a pointwise interval of the curve (not of a new run, which adds its own noise).
 
@@ -110,6 +117,15 @@ class LawFit:
         return pd.DataFrame(self._draws(), columns=list(self.form.parameters))
 
     @property
+    def covariance(self) -> pd.DataFrame:
+        """Covariance of the parameters over the replicates; fixed ones vary in nothing.
+
+        Raises:
+            LawError: nothing was resampled.
+        """
+        return self.draws.cov()
+
+    @property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Smallest and largest value of every axis among the rows used."""
         return {axis: (float(min(v)), float(max(v))) for axis, v in self.rows["axes"].items()}
@@ -171,7 +187,10 @@ class LawFit:
 
     def to_dict(self) -> dict[str, Any]:
         """The fit card as plain values (see :meth:`to_json`)."""
+        from rag_exp.laws.derived import allocation_exponents, derive
+
         draws = thinned(self.draws_Rp)
+        exponents = allocation_exponents(self.form)
         return {
             "schema": CARD_SCHEMA,
             "form": self.form.label,
@@ -193,6 +212,8 @@ class LawFit:
             "versions": self.versions,
             "across_losses": self.across_losses,
             "rows": self.rows,
+            "covariance": None if self.draws_Rp is None else _plain_covariance(self.draws_Rp),
+            "allocation": derive(self, exponents).to_dict() if exponents else None,
             "draws": None if draws is None else {p: draws[:, i].tolist() for i, p in enumerate(self.form.parameters)},
             "alternatives": [law.to_dict() for law in self.alternatives],
         }
@@ -200,7 +221,9 @@ class LawFit:
     def to_json(self) -> str:
         """The fit card: form, loss, definitions, rows used and left out, seeds, versions, intervals and draws.
 
-        At most 1,000 draws are kept, evenly thinned; the intervals on the card are those of all draws.
+        At most 1,000 draws are kept, evenly thinned; the intervals and the covariance (in the order of the
+        parameters) on the card are those of all draws. ``allocation`` holds the exponents of the optimal N and D
+        where the form has them.
         """
         return card_text(self.to_dict())
 

@@ -18,6 +18,7 @@ from rag_exp.laws.absolute import corner
 from rag_exp.laws.card import LawFit
 from rag_exp.laws.engine import EXACT, LAD_DELTA, Design, Objective
 from rag_exp.laws.forms import AXES, Form, form_by_name
+from rag_exp.laws.hierarchy import question_means, seed_weights
 from rag_exp.laws.newton import Solution, minimise
 from rag_exp.laws.rows import Rows, check_rows, read_rows
 from rag_exp.laws.starts import projected_starts
@@ -25,7 +26,7 @@ from rag_exp.laws.uncertainty import resampled_weights, wild_factors
 
 Loss = Literal["huber_log", "lad_log", "ls_log", "ls_raw"]
 LOSSES = ("huber_log", "lad_log", "ls_log", "ls_raw")
-KINDS = ("case", "cluster", "wild")
+KINDS = ("case", "cluster", "wild", "hierarchical")
 
 SAME = 1e-7  # relative objectives closer than this are one basin
 FLAT = 1e-7  # eigenvalue ratio of the scaled Gauss-Newton matrix under which a direction is named as flat
@@ -45,7 +46,9 @@ def fit(
     weights: str | Sequence[float] | None = None,
     cluster: str | Sequence[Any] | None = None,
     bootstrap: int = 0,
-    bootstrap_kind: Literal["case", "cluster", "wild"] = "case",
+    bootstrap_kind: Literal["case", "cluster", "wild", "hierarchical"] = "case",
+    seeds: str | Sequence[Any] | None = None,
+    questions: Any | None = None,
     seed: int = 0,
     replicates: Any | None = None,
     resamples: Any | None = None,
@@ -64,6 +67,9 @@ def fit(
         cluster: a column or labels; rows of one cluster (one checkpoint) are resampled together.
         bootstrap: how many replicates.
         bootstrap_kind: what a replicate resamples (see ``rag_exp.laws.uncertainty``).
+        seeds: a column or labels for ``"hierarchical"``: runs of one cluster that differ in it are repetitions.
+        questions: for ``"hierarchical"``: losses [questions, rows of ``data``] on the same questions in the same
+            order, whose means are ``y`` (of a study: the column of its metric in every run's predictions.parquet).
         replicates: losses [draws, rows of ``data``] of a resampling done elsewhere, such as
             :func:`rag_exp.laws.question_bootstrap`; with ``bootstrap_kind="wild"`` the runs' own residuals are
             added to them. ``bootstrap`` is then not used.
@@ -82,7 +88,9 @@ def fit(
     if loss == "huber_log" and not delta > 0:
         raise LawError(f"delta must be positive; it is {delta}.")
     log = loss != "ls_raw"
-    rows = read_rows(form, data, y, weights=weights, cluster=cluster, missing=missing, log=log)
+    if bootstrap_kind != "hierarchical" and not (seeds is None and questions is None):
+        raise LawError("seeds and questions belong to bootstrap_kind='hierarchical'.")
+    rows = read_rows(form, data, y, weights=weights, cluster=cluster, seeds=seeds, missing=missing, log=log)
     free = len(form.parameters) - len(held)
     check_rows(form, rows, free, held)
     problem = Problem.build(form, rows, held, loss, delta)
@@ -93,7 +101,9 @@ def fit(
     warnings = [*rows.warnings, *problem.warnings(best.theta_Rp[0], certificate, params, unidentified)]
     if rows.left_out:
         warnings.insert(0, f"{len(rows.left_out)} of {len(rows) + len(rows.left_out)} rows are left out (see the card)")
-    draws, resampling = problem.replicate(best, basins, replicates, resamples, bootstrap, bootstrap_kind, seed)
+    draws, resampling = problem.replicate(
+        best, basins, replicates, resamples, bootstrap, bootstrap_kind, seed, questions
+    )
     intervals: dict[str, tuple[float, float] | None] = dict.fromkeys(form.parameters)
     if draws is not None:
         tail = 50 * (1 - level)
@@ -337,6 +347,7 @@ class Problem:
         bootstrap: int,
         kind: str,
         seed: int,
+        questions: Any | None = None,
     ) -> tuple[np.ndarray | None, dict[str, Any]]:
         """Refit the replicates, each from the best few basins of the fit itself.
 
@@ -360,6 +371,8 @@ class Problem:
         elif kind == "wild":
             y_Rn = self._shaken(self.design.values(best.theta_Rp), best, bootstrap, seed)
             objective = Objective(self.design, y_Rn, base.w_Rn, base.log, base.delta)
+        elif kind == "hierarchical":
+            objective = self._hierarchical(best, bootstrap, seed, questions, note)
         else:
             w_Rn, note["drawn_again"] = resampled_weights(self.rows, bootstrap, seed, kind == "cluster")
             objective = Objective(self.design, base.y_Rn, w_Rn, base.log, base.delta)
@@ -367,10 +380,32 @@ class Problem:
         note["worst_gradient"] = worst
         return _significant(self.design.to_papers(theta)), note
 
-    def _shaken(self, y_Rn: np.ndarray, best: Solution, draws: int, seed: int) -> np.ndarray:
-        """``y_Rn`` with the fit's residuals, each times a random factor."""
+    def _hierarchical(
+        self, best: Solution, draws: int, seed: int, questions: Any | None, note: dict[str, Any]
+    ) -> Objective:
+        times_Rn, alone_n = seed_weights(self.rows, draws, seed)
+        y_Rn = np.tile(self.rows.y_n, (draws, 1))
+        if questions is not None:
+            y_Rn = question_means(self.rows, questions, draws, seed)
+            if self.objective.log and not (y_Rn > 0).all():
+                raise LawError("A resample of the questions has a mean loss that is not positive.")
+        if alone_n.any():
+            y_Rn = self._shaken(y_Rn, best, draws, seed, alone_n)
+        note["levels"] = {
+            "questions": None if questions is None else len(questions),
+            "rows with other seeds": int((~alone_n).sum()),
+            "rows shaken by their residuals": int(alone_n.sum()),
+        }
+        return Objective(self.design, y_Rn, self.rows.w_n * times_Rn, self.objective.log, self.objective.delta)
+
+    def _shaken(
+        self, y_Rn: np.ndarray, best: Solution, draws: int, seed: int, which_n: np.ndarray | None = None
+    ) -> np.ndarray:
+        """``y_Rn`` with the fit's residuals, each times a random factor (those of ``which_n`` alone, where given)."""
         free = int((self.low_p < self.high_p).sum())
         factors = wild_factors(self.rows, draws, free, seed)
+        if which_n is not None:
+            factors = factors * which_n
         residual = -self.objective.residuals(best.theta_Rp)[0]
         return y_Rn * np.exp(factors * residual) if self.objective.log else y_Rn + factors * residual
 

@@ -36,10 +36,10 @@ class LawOptions(Options):
         0.02, gt=0, description="Huber's threshold, in log units: residuals beyond it count as outliers"
     )
     bootstrap: int = Field(500, ge=0, le=100_000, description="replicates behind every interval; 0: no intervals")
-    resample: Literal["auto", "questions", "case", "cluster", "wild"] = Field(
+    resample: Literal["auto", "questions", "case", "cluster", "wild", "hierarchical"] = Field(
         "auto",
         description="what a replicate resamples; auto: questions and the runs' residuals where the answers' losses are "
-        "at hand, else the runs' residuals (clustered by checkpoint)",
+        "at hand, else the runs' residuals (clustered by checkpoint); hierarchical: questions, and seeds within runs",
     )
     acceptable: float = Field(
         2.0,

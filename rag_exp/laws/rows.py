@@ -26,6 +26,7 @@ class Rows:
         y_n: what is fitted.
         w_n: weights.
         clusters_n: an integer per row, equal for rows of one cluster; None where no clusters were given.
+        seeds_n: the same for seeds.
         positions_n: the rows' positions in the given data.
         left_out: ``{"row": position, "reason": words}`` for every row not used.
         warnings: what a reader of the fit should know about the rows.
@@ -35,6 +36,7 @@ class Rows:
     y_n: np.ndarray
     w_n: np.ndarray
     clusters_n: np.ndarray | None
+    seeds_n: np.ndarray | None
     positions_n: np.ndarray
     left_out: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Rows:
             self.y_n[keep],
             self.w_n[keep],
             None if self.clusters_n is None else self.clusters_n[keep],
+            None if self.seeds_n is None else self.seeds_n[keep],
             self.positions_n[keep],
             self.left_out,
             self.warnings,
@@ -65,6 +68,7 @@ def read_rows(
     *,
     weights: str | Sequence[float] | None = None,
     cluster: str | Sequence[Any] | None = None,
+    seeds: str | Sequence[Any] | None = None,
     missing: str = "error",
     log: bool = True,
 ) -> Rows:
@@ -97,7 +101,8 @@ def read_rows(
         {v: columns[v][keep] for v in form.variables},
         columns[y][keep],
         _weights(data, weights, n)[keep],
-        None if cluster is None else _clusters(data, cluster, n)[keep],
+        None if cluster is None else _labels(data, cluster, n, "cluster")[keep],
+        None if seeds is None else _labels(data, seeds, n, "seed")[keep],
         keep,
         left_out,
     )
@@ -191,10 +196,10 @@ def _weights(data: Any, weights: str | Sequence[float] | None, n: int) -> np.nda
     return found
 
 
-def _clusters(data: Any, cluster: str | Sequence[Any], n: int) -> np.ndarray:
-    labels = [str(v) for v in (data[cluster] if isinstance(cluster, str) else cluster)]
+def _labels(data: Any, column: str | Sequence[Any], n: int, what: str) -> np.ndarray:
+    labels = [str(v) for v in (data[column] if isinstance(column, str) else column)]
     if len(labels) != n:
-        raise LawError(f"{len(labels)} cluster labels for {n} rows.")
+        raise LawError(f"{len(labels)} {what} labels for {n} rows.")
     return np.unique(labels, return_inverse=True)[1]
 
 

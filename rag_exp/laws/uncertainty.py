@@ -3,7 +3,8 @@
 * questions: the same questions are drawn for all runs together, so that what is common to them (an easy
   set of questions lowers every run's loss) is common in the replicate too;
 * case: rows; cluster: all rows of a run or checkpoint together;
-* wild: the fit plus every residual (or cluster of residuals) times a random factor (Wu 1986; Webb's six points).
+* wild: the fit plus every residual (or cluster of residuals) times a random factor (Wu 1986; Webb's six points);
+* hierarchical: questions, seeds and runs (see :mod:`rag_exp.laws.hierarchy`).
 """
 
 from __future__ import annotations
