@@ -90,7 +90,7 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
         "search": known(
             "flops.search",
             _search_flops(topk, stats.get("paths") if searches else None),
-            "this index does not count its comparisons" if searches else unsearched,
+            _uncounted(topk) if searches else unsearched,
         ),
         "reading": sized("flops.reading", evaluation["flops"]),
     }
@@ -155,11 +155,19 @@ def _asked_how(steps: RunSteps, stats: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _uncounted(topk: dict[str, Any]) -> str:
+    """Why the operations of a search are not known."""
+    if topk.get("compares_codes"):
+        return "this index compares codes by tables or bits, which are no inner products"
+    return "this index does not count its comparisons"
+
+
 def _search_flops(topk: dict[str, Any], paths: dict[str, Any] | None) -> float | None:
-    """Operations of all comparisons; a second hop's with the encoding of its queries. None where an index is silent."""
+    """Operations of all comparisons; a second hop's with the encoding of its queries. None where an index is silent
+    or compares codes."""
     found = 0.0
     for hop in (topk, *([paths] if paths is not None else [])):
-        if not (hop.get("distances") and hop.get("dims")):
+        if hop.get("compares_codes") or not (hop.get("distances") and hop.get("dims")):
             return None
         found += 2.0 * hop["distances"] * hop["dims"] + hop.get("encode_flops", 0)
     return found

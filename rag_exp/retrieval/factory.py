@@ -17,6 +17,7 @@ from pydantic import Field
 
 from rag_exp.core.errors import DataError
 from rag_exp.core.options import SEARCH
+from rag_exp.retrieval.faiss_costs import adding_flops, training_flops
 from rag_exp.retrieval.faiss_index import (
     FaissIndex,
     faiss_seed,
@@ -36,6 +37,7 @@ _LEAST_POINTS = 16_384  # training points, where there are so many and quantizer
 _DIMS_PER_CODE = 4
 _GRAPH = re.compile(r"HNSW|NSG|NNDescent")
 _CENTROID_GRAPH = re.compile(r"IVF(\{nlist\}|\d+)_HNSW\d*")
+_CODES = re.compile(r"PQ|RQ|LSQ|RaBitQ|ITQ|LSH")  # compared by tables or bits; a scalar quantizer's are decoded
 _REFINED = re.compile(r"RFlat|Refine")
 _UNCOMPRESSED = re.compile(r"(IVF\d+(_HNSW\d+)?,)?Flat|(HNSW|NSG)\d+(,Flat)?")  # scores are true inner products
 
@@ -112,6 +114,7 @@ class FactoryOptions(VectorIndexOptions):
             facts["train_points"] = len(points)
             with faiss_threads(self._threads) if self._threads else nullcontext():
                 native.train(points)
+        facts["train_flops"] = training_flops(native, facts["train_points"])
         return FactoryIndex(native, facts, self)
 
     def load(self, folder: Path) -> FactoryIndex:
@@ -146,6 +149,7 @@ class FactoryIndex(FaissIndex):
         super().__init__(native, facts)
         self.settles_ties = _splits(facts["string"])
         self.exact_scores = _UNCOMPRESSED.fullmatch(facts["string"]) is not None
+        self.compares_codes = _CODES.search(facts["string"]) is not None
         self._dial = options.dial
         if native is not None and options.search:
             self._set(options.search)
@@ -164,14 +168,10 @@ class FactoryIndex(FaissIndex):
     def _costs(self) -> dict[str, Any]:
         if self.native is None:
             return {"bytes": 0, "build_flops": 0}
-        reason = "faiss does not count what training and adding by a factory string cost"
-        return {"bytes": _bytes(self.native), "build_flops": None, "build_flops_reason": reason}
-
-    def _count_from_zero(self) -> None:
-        """Nothing is counted: each kind of index would count in another place, or does not."""
-
-    def _counted(self, queries: int) -> int | None:
-        return None
+        trained, (adding, why_not) = self._facts.get("train_flops"), adding_flops(self.native)
+        if trained is None or adding is None:
+            return {"bytes": _bytes(self.native), "build_flops": None, "build_flops_reason": why_not}
+        return {"bytes": _bytes(self.native), "build_flops": trained + adding * self.size}
 
 
 @INDEXES.register

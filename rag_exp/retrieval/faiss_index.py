@@ -13,6 +13,7 @@ from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.core.rng import derive, numpy_rng
 from rag_exp.retrieval.exact import as_vectors, rechunk
+from rag_exp.retrieval.faiss_costs import Comparisons
 from rag_exp.retrieval.index import BuiltIndex, check_width
 from rag_exp.retrieval.results import SearchResult
 
@@ -39,6 +40,7 @@ class FaissIndex(BuiltIndex):
 
     def __init__(self, native: Any, facts: dict[str, Any]):
         self.native, self._facts = native, facts
+        self._comparisons = None if native is None else Comparisons(native)
         self.size, self.dims = facts["passages"], facts["dims"]
 
     def add(self, content: Sequence[np.ndarray], threads: int | None = None) -> None:
@@ -62,14 +64,14 @@ class FaissIndex(BuiltIndex):
 
     def search(self, queries: np.ndarray, k: int) -> SearchResult:
         queries = as_vectors(queries, what="query")
-        if self.native is None or not len(queries):
+        if self.native is None or self._comparisons is None or not len(queries):
             self.distances = 0
             return SearchResult.empty(len(queries), k)
         check_width(queries, self.dims)
-        self._count_from_zero()
+        self._comparisons.reset()
         # One place more than asked shows whether a tie straddles rank k.
         scores, ids = self.native.search(queries, k + self.settles_ties)
-        self.distances = self._counted(len(queries))
+        self.distances = self._comparisons.of(len(queries))
         if self.settles_ties:
             ids, scores = self._settled(queries, ids, scores, k)
         return SearchResult.of(ids, scores, k)
@@ -97,14 +99,6 @@ class FaissIndex(BuiltIndex):
                 left.append(rows[~seen])
             tied = np.concatenate(left)
         return ids, scores
-
-    @abstractmethod
-    def _count_from_zero(self) -> None:
-        """Reset faiss's process-wide counter of comparisons."""
-
-    @abstractmethod
-    def _counted(self, queries: int) -> int | None:
-        """Comparisons since then."""
 
     def save(self, folder: Path) -> None:
         import faiss

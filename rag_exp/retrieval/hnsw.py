@@ -79,13 +79,3 @@ class HNSWIndex(FaissIndex):
             "build_flops": None,
             "build_flops_reason": "faiss does not count comparisons while it builds a graph",
         }
-
-    def _count_from_zero(self) -> None:
-        import faiss
-
-        faiss.cvar.hnsw_stats.reset()
-
-    def _counted(self, queries: int) -> int:
-        import faiss
-
-        return int(faiss.cvar.hnsw_stats.ndis)

@@ -124,7 +124,7 @@ class HybridIndex(BuiltIndex):
         if dense.size != lexical.size:
             raise DataError(f"A hybrid's parts hold {dense.size} and {lexical.size} passages; they must be the same.")
         self._dense, self._lexical, self._options = dense, lexical, options
-        self.size = dense.size
+        self.size, self.compares_codes = dense.size, dense.compares_codes
 
     def search(self, queries: Both, k: int) -> SearchResult:
         options = self._options

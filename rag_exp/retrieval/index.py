@@ -150,11 +150,13 @@ class BuiltIndex(ABC):
         size: passages held.
         distances: how many stored vectors the last search was compared with (its coarse centroids included),
             over all its queries; None where the index does not tell.
+        compares_codes: those are mostly comparisons of codes by tables or bits, no inner products of vectors.
         rescored: candidates among them whose vectors were read to score them anew.
     """
 
     is_exact: ClassVar[bool] = False
     exact_scores: bool = True
+    compares_codes: bool = False
     size: int
     distances: int | None = None
     rescored: int = 0

@@ -113,13 +113,3 @@ class IVFIndex(FaissIndex):
             "bytes": self.size * (self.dims * 4 + 8) + nlist * self.dims * 4,
             "build_flops": self._facts["train_flops"] + 2 * self.dims * nlist * self.size,
         }
-
-    def _count_from_zero(self) -> None:
-        import faiss
-
-        faiss.cvar.indexIVF_stats.reset()
-
-    def _counted(self, queries: int) -> int:
-        import faiss
-
-        return int(faiss.cvar.indexIVF_stats.ndis) + queries * self._facts["nlist"]

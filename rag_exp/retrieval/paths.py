@@ -117,7 +117,8 @@ def second_hop(
 
     Returns:
         the paths, and ``queries`` (different ones), ``tokens`` read, ``encode_flops``, ``distances`` (null where the
-        index does not tell), ``search_seconds`` (encoding included) and ``recall`` at j (null where not measured).
+        index does not tell), ``compares_codes`` (as of the index), ``search_seconds`` (encoding included) and
+        ``recall`` at j (null where not measured).
     """
     import numpy as np
 
@@ -150,6 +151,7 @@ def second_hop(
         "tokens": tokens,
         "encode_flops": encoder.flops(tokens, len(pairs_U)) if encoder is not None else 0,
         "distances": distances,
+        "compares_codes": index.compares_codes,
         "search_seconds": seconds,
         "recall": sum(n * r for n, r in measured) / sum(n for n, _ in measured) if measured else None,
     }

@@ -42,7 +42,7 @@ class RescoredIndex(BuiltIndex):
 
     def __init__(self, inner: BuiltIndex, blocks: Sequence[np.ndarray], factor: int, turns_factor: bool = False):
         self._inner, self._blocks, self._factor, self._turns_factor = inner, blocks, factor, turns_factor
-        self.size = inner.size
+        self.size, self.compares_codes = inner.size, inner.compares_codes
 
     def search(self, queries: np.ndarray, k: int) -> SearchResult:
         queries = as_vectors(queries, what="query")

@@ -143,6 +143,7 @@ class Facts(NamedTuple):
     size: int
     is_exact: bool
     exact_scores: bool
+    compares_codes: bool
     stats: dict[str, Any]
 
 
@@ -165,7 +166,7 @@ class Shard:
 
     def facts(self) -> Facts:
         index = self._index
-        return Facts(index.size, index.is_exact, index.exact_scores, index.stats())
+        return Facts(index.size, index.is_exact, index.exact_scores, index.compares_codes, index.stats())
 
 
 class ShardedIndex(BuiltIndex):
@@ -181,6 +182,7 @@ class ShardedIndex(BuiltIndex):
         self.size = sum(f.size for f in facts)
         self.is_exact = all(f.is_exact for f in facts)
         self.exact_scores = all(f.exact_scores for f in facts)
+        self.compares_codes = any(f.compares_codes for f in facts)
         self._stats = sharded_stats([f.stats for f in facts])
         self._dial: int | None = None
 

@@ -69,7 +69,8 @@ def search_topk(
 
     Returns:
         ``queries``, ``k``; ``search_seconds``, ``queries_per_second``, ``threads``; ``distances`` (vectors compared in
-        all, null where unknown) and ``rescored`` (those of them that were scored anew); ``recall``: rank -> recall@rank
+        all, null where unknown) and ``rescored`` (those of them that were scored anew); ``compares_codes``
+        (whether the others are codes); ``recall``: rank -> recall@rank
         against exact for ranks 1, 5, 20 and k; ``prior_kl`` and ``prior_mass_missed`` (``retrieval/fidelity.py``),
         means over queries; ``latency_ms``. The three of exact search are null without a reference, with
         ``recall_reason``; no queries have no latency.
@@ -92,6 +93,7 @@ def search_topk(
         "threads": _threads(),
         "distances": distances,
         "rescored": searched.rescored,
+        "compares_codes": index.compares_codes,
         "recall": None,
         "prior_kl": None,
         "prior_mass_missed": None,
