@@ -288,24 +288,25 @@ def setting_problems(config: RunConfig, setting: Setting, size: int | None, aske
     if setting.source == "index" and size is not None:
         prefix = "evaluation." if asked and config.evaluation.index is not None else ""
         found += [prefix + problem for problem in setting.index.problems(size)]
-    if setting.source == "index" and setting.shards > 1:
+    if setting.source == "index" and (setting.shards > 1 or config.retrieval.on_ray):
         found += _shard_problems(config, setting, size)
     return found
 
 
 def _shard_problems(config: RunConfig, setting: Setting, size: int | None) -> list[str]:
     """What keeps a setting's index from being cut into shards."""
-    named = f"retrieval.shards: {setting.shards}"
+    on_ray = config.retrieval.on_ray
+    named = "retrieval.backend: ray" if on_ray else f"retrieval.shards: {setting.shards}"
+    whole = "retrieval.backend=local and retrieval.shards=1"
     if setting.index.needs != "vectors":
-        return [f"{named}: index={setting.index.kind} weighs words by the whole corpus; use retrieval.shards=1."]
-    found = []
+        return [f"{named}: index={setting.index.kind} weighs words by the whole corpus; use {whole}."]
+    found = on_ray.problems() if on_ray else []
     if config.retriever.train != "frozen":
         found.append(
-            f"{named}: a retriever that trains searches in its own process; use retrieval.shards=1 or "
-            "retriever.train=frozen."
+            f"{named}: a retriever that trains searches in its own process; use {whole}, or retriever.train=frozen."
         )
-    if size is not None and not setting.index.splits_exactly:  # then every shard learns for itself
-        least = size // setting.shards
+    if size is not None and setting.shards > 1 and not setting.index.splits_exactly:
+        least = size // setting.shards  # every shard learns for itself
         found += [f"{named}: of a shard of {least} passages, {p}" for p in setting.index.problems(least)]
     return found
 

@@ -1,5 +1,7 @@
 """Where the encoder works does not change what is saved, nor does how an index is cut."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -45,8 +47,13 @@ def test_warm_up_embedding_and_questions_are_encoded_on_the_trainers_device(plac
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("index", ["flat", "ivf"])
-def test_an_index_in_shards_is_the_same_artifact_and_finds_the_same(tmp_path, index):
+def on_ray(index):
+    skip = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'rag-exp[ray]'")
+    return pytest.param(index, "ray", marks=skip)
+
+
+@pytest.mark.parametrize(("index", "backend"), [("flat", "local"), ("ivf", "local"), on_ray("flat"), on_ray("ivf")])
+def test_an_index_in_shards_is_the_same_artifact_and_finds_the_same(tmp_path, index, backend):
     def asked(root, *overrides):
         config = configs.compose(["debug=tiny", f"index={index}", "evaluation.questions=20", *overrides]).run
         steps = plan_run(config, ContentDigests())
@@ -54,7 +61,7 @@ def test_an_index_in_shards_is_the_same_artifact_and_finds_the_same(tmp_path, in
 
     store, step, _ = asked("whole")
     whole = store.ensure(step)
-    store, step, index_step = asked("cut", "retrieval.shards=3")
+    store, step, index_step = asked("cut", "retrieval.shards=3", f"retrieval.backend={backend}")
     cut = store.ensure(step)
     assert cut.key == whole.key
     found, expected = SearchResult.load(cut.path), SearchResult.load(whole.path)

@@ -38,6 +38,8 @@ def base():
         "index@evaluation.index=flat",
         "prompt.passage_order=reverse",  # no order exists where each passage is read by itself
         "retrieval.shards=3",
+        "retrieval.backend=ray",
+        "retrieval.ray.address=auto",
     ],
 )
 def test_what_cannot_change_a_result_is_not_in_the_id(base, override):
@@ -143,6 +145,7 @@ def test_shards_that_find_what_one_index_finds_are_not_in_the_id():
     ("overrides", "problem"),
     [
         (["index=bm25"], "retrieval.shards: 4: index=bm25 weighs words by the whole corpus"),
+        (["index=bm25", "retrieval.backend=ray"], "retrieval.backend: ray: index=bm25 weighs words by the whole"),
         (["retriever=query"], "retrieval.shards: 4: a retriever that trains searches in its own process"),
         (
             ["index=factory", "index.string='IVF16,PQ4x4,RFlat'"],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_exp.core.store import Build, Step
+from rag_exp.core.store import Artifact, Build, Step
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rag_exp.models.multihop import ListedPaths
     from rag_exp.models.prior import RetrievalPrior
     from rag_exp.retrieval.encoder import Encoder
+    from rag_exp.retrieval.ray_shards import Job, RayOptions
     from rag_exp.settings import Setting
 
 SHARD_ROWS = 65_536  # passages in one embeddings artifact
@@ -65,11 +66,32 @@ def question_vectors(build: Build, steps: VectorSteps) -> np.ndarray:
     return np.load(build.ensure(steps.questions).path / "vectors.npy", allow_pickle=False)
 
 
-def vector_blocks(build: Build, shard: Callable[[int], Step], size: int) -> tuple[list[np.ndarray], list[Any]]:
+def run_on(cluster: RayOptions | None, job: Job) -> dict[str, Any]:
+    """Do the job in this process, or on the cluster."""
+    if cluster is None:
+        return job.build()
+    from rag_exp.retrieval.ray_shards import run_on_ray
+
+    return run_on_ray(job, cluster)
+
+
+def built_on(cluster: RayOptions | None, steps: Sequence[Step], build: Build) -> list[Artifact]:
+    """The artifacts of steps whose jobs are done in this process, one by one, or on the cluster, all at once."""
+    if cluster is None or len(steps) < 2 or all(build.store.has(step) for step in steps):
+        return [build.ensure(step) for step in steps]
+    from rag_exp.retrieval.ray_shards import connect
+
+    connect(cluster)  # by a thread that lasts
+    return build.ensure_all(steps)
+
+
+def vector_blocks(
+    config: RunConfig, build: Build, shard: Callable[[int], Step], size: int
+) -> tuple[list[np.ndarray], list[Artifact]]:
     """The first ``size`` vectors as memory maps, and the shards' artifacts."""
     from rag_exp.retrieval.embeddings import load_blocks
 
-    made = [build.ensure(shard(i)) for i in range(-(-size // SHARD_ROWS))]
+    made = built_on(config.retrieval.on_ray, [shard(i) for i in range(-(-size // SHARD_ROWS))], build)
     return load_blocks([a.path for a in made], size), made
 
 

@@ -140,7 +140,7 @@ def _live(
     assert shard is not None
     size = table.prefix_size(setting.size)
     build.stats["M"] = size
-    blocks, _ = vector_blocks(build, shard, size)
+    blocks, _ = vector_blocks(config, build, shard, size)
     passage_encoder = encoder_of(config, build, "passage") if config.retriever.train == "both" else None
     return LiveRetriever(
         encoder_of(config, build, "question"),

@@ -143,7 +143,7 @@ def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, buil
     if vectors is None:
         content: Any = _texts(table, size)
     else:
-        content, made = vector_blocks(build, vectors.passages, size)
+        content, made = vector_blocks(config, build, vectors.passages, size)
         # The last shard reaches beyond the corpus: only its share is this index's cost.
         shares = [min(1.0, (size - i * SHARD_ROWS) / a.stats["passages"]) for i, a in enumerate(made)]
         build.stats["embedding_flops"] = sum(s * a.stats["flops"] for s, a in zip(shares, made, strict=True))
@@ -153,7 +153,7 @@ def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, buil
     if setting.shards > 1 and vectors is not None and setting.index.stores_vectors:
         from rag_exp.retrieval.sharded import sharded_stats
 
-        shards = shards_of(vectors, setting.shards, build)
+        shards = shards_of(config, vectors, setting.shards, build)
         build.stats |= sharded_stats([a.stats for a in shards])
         build.stats["index_shards"] = [{"key": a.key, "bytes": a.bytes, "seconds": a.seconds} for a in shards]
         (build.folder / "in_shards").touch()
@@ -176,11 +176,12 @@ def tuning(config: RunConfig, setting: Setting, vectors: VectorSteps, build: Bui
     from rag_exp.retrieval.tuning import tune
 
     size = passage_table(build).prefix_size(setting.size)
-    blocks, _ = vector_blocks(build, vectors.passages, size)
+    blocks, _ = vector_blocks(config, build, vectors.passages, size)
     queries = question_vectors(build, vectors)
     reference = _reference(config, setting.k, size, blocks, queries, vectors, build)
     assert reference is not None
-    found = tune(open_index(build, setting, vectors, blocks), setting.index, queries, reference.exact, setting.k)
+    index = open_index(config, setting, vectors, blocks, build)
+    found = tune(index, setting.index, queries, reference.exact, setting.k)
     write_json(build.folder / "tuning.json", found.facts())
     build.stats |= found.facts()
     if not found.reached:
@@ -216,8 +217,8 @@ def topk(
         found = setting.index.load(build.parent("index").path)
         build.stats |= search_topk(found, asked.questions, setting.k, build.folder, None, setting.index.no_exact)
         return
-    blocks, _ = vector_blocks(build, vectors.passages, size)
-    found = open_index(build, setting, vectors, blocks)
+    blocks, _ = vector_blocks(config, build, vectors.passages, size)
+    found = open_index(config, setting, vectors, blocks, build)
     queries = question_vectors(build, vectors)
     build.stats["dims"] = queries.shape[1]
     if setting.index.needs == "both":
@@ -253,8 +254,8 @@ def paths(
         found = setting.index.load(build.parent("index").path)
         made, facts = second_hop(found, hop1, asked.questions, table, setting.hop2)
     else:
-        blocks, _ = vector_blocks(build, vectors.passages, size)
-        found = open_index(build, setting, vectors, blocks)
+        blocks, _ = vector_blocks(config, build, vectors.passages, size)
+        found = open_index(config, setting, vectors, blocks, build)
         is_exact = not setting.index.stores_vectors
         compared = None if is_exact or split == "train" else blocks
         with on_device(config, encoder_of(config, build, "question")) as question_encoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_exp.builders.parents import VectorSteps, passage_table, vector_blocks
+from rag_exp.builders.parents import VectorSteps, built_on, passage_table, run_on, vector_blocks
 from rag_exp.core.rng import derive
 from rag_exp.core.store import Artifact, Build
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def quantizer(config: RunConfig, setting: Setting, vectors: VectorSteps, build: Build) -> None:
     """What an index learns from all its passages before it holds any: its lists and codes."""
-    content, _ = vector_blocks(build, vectors.passages, passage_table(build).prefix_size(setting.size))
+    content, _ = vector_blocks(config, build, vectors.passages, passage_table(build).prefix_size(setting.size))
     trained = setting.index.train(content, derive(config.seed, "index"))
     trained.save(build.folder)
     build.stats |= trained.stats()
@@ -34,20 +34,22 @@ def index_shard(
 
     share = Share(number, shards, passage_table(build).prefix_size(setting.size))
     trained = build.parent("quantizer").path.resolve() if "quantizer" in build.step.parents else None
-    _, embeddings = vector_blocks(build, vectors.passages, share.end)
+    _, embeddings = vector_blocks(config, build, vectors.passages, share.end)
     job = ShardJob(
         share, setting.index, trained, _folders(embeddings), build.folder.resolve(), derive(config.seed, "index")
     )
-    build.stats |= job.build()
+    build.stats |= run_on(config.retrieval.on_ray, job)
 
 
-def shards_of(vectors: VectorSteps, shards: int, build: Build) -> list[Artifact]:
+def shards_of(config: RunConfig, vectors: VectorSteps, shards: int, build: Build) -> list[Artifact]:
     """The shards of an index that has files of its own, built where they are missing."""
     assert vectors.index_shards is not None
-    return [build.ensure(vectors.index_shards(number, shards)) for number in range(shards)]
+    return built_on(config.retrieval.on_ray, [vectors.index_shards(number, shards) for number in range(shards)], build)
 
 
-def open_index(build: Build, setting: Setting, vectors: VectorSteps, blocks: list[np.ndarray]) -> BuiltIndex:
+def open_index(
+    config: RunConfig, setting: Setting, vectors: VectorSteps, blocks: list[np.ndarray], build: Build
+) -> BuiltIndex:
     """The setting's index over ``blocks``, behind rescoring where that is asked for, its dial set where that was tuned.
 
     It is cut into as many shards as the setting says, or as it was built in.
@@ -56,8 +58,8 @@ def open_index(build: Build, setting: Setting, vectors: VectorSteps, blocks: lis
 
     made = build.parent("index")  # also where there is nothing to load: it holds what is known of the index
     shards = setting.shards if setting.shards > 1 else made.stats.get("shards", 1)
-    if shards > 1:
-        found: BuiltIndex = _open_shards(setting, vectors, sum(len(b) for b in blocks), shards, build)
+    if shards > 1 or config.retrieval.on_ray is not None:
+        found: BuiltIndex = _open_shards(config, setting, vectors, sum(len(b) for b in blocks), shards, build)
     elif setting.index.needs == "both":
         return setting.index.load(made.path, blocks)
     elif setting.index.stores_vectors:
@@ -70,18 +72,22 @@ def open_index(build: Build, setting: Setting, vectors: VectorSteps, blocks: lis
     return found
 
 
-def _open_shards(setting: Setting, vectors: VectorSteps, size: int, shards: int, build: Build) -> ShardedIndex:
+def _open_shards(
+    config: RunConfig, setting: Setting, vectors: VectorSteps, size: int, shards: int, build: Build
+) -> ShardedIndex:
     """All shards of an index over ``size`` passages, ready to be searched as one."""
+    from rag_exp.retrieval.ray_shards import RayShards
     from rag_exp.retrieval.sharded import LocalShards, ShardPlace, Share
 
     shares = [Share(number, shards, size) for number in range(shards)]
     if setting.index.stores_vectors:
-        folders = _folders(shards_of(vectors, shards, build))
-        places = [ShardPlace(share, setting.index, folder) for share, folder in zip(shares, folders, strict=True)]
+        made = shards_of(config, vectors, shards, build) if shards > 1 else [build.parent("index")]
+        places = [ShardPlace(s, setting.index, folder) for s, folder in zip(shares, _folders(made), strict=True)]
     else:
-        _, made = vector_blocks(build, vectors.passages, size)
-        places = [ShardPlace(share, setting.index, embeddings=_folders(made)) for share in shares]
-    return LocalShards(places)
+        _, embeddings = vector_blocks(config, build, vectors.passages, size)
+        places = [ShardPlace(share, setting.index, embeddings=_folders(embeddings)) for share in shares]
+    on_ray = config.retrieval.on_ray
+    return LocalShards(places) if on_ray is None else RayShards(places, on_ray)
 
 
 def _folders(made: list[Any]) -> tuple[Path, ...]:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rag_exp.core.options import NEUTRAL, SEARCH, Options
 from rag_exp.retrieval.hop2 import SecondHop
+from rag_exp.retrieval.ray_shards import RayOptions
 
 if TYPE_CHECKING:
     from rag_exp.retrieval.encoders import EncoderOptions
@@ -101,3 +102,12 @@ class RetrievalOptions(Options):
         description="parts of the corpus, each in an index of its own, searched as one (of hnsw and other graphs this "
         "is another index)",
     )
+    backend: Annotated[Literal["local", "ray"], NEUTRAL] = Field(
+        "local", description="local: this process holds all shards; ray: the actors of a Ray cluster hold one each"
+    )
+    ray: Annotated[RayOptions, NEUTRAL] = RayOptions()
+
+    @property
+    def on_ray(self) -> RayOptions | None:
+        """The cluster that holds the shards; None where this process does."""
+        return self.ray if self.backend == "ray" else None
