@@ -145,7 +145,12 @@ def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Ite
     asked, prompts = options.questions or 1, config.objective.prompts(k)
     what = f"{asked} questions" if options.questions else "each question"
     if config.generator.hosted:
-        yield f"evaluation    {what} x {prompts} prompts: a request to score an answer and one to write one for each"
+        more = {
+            "none": "",
+            "choices": f" and one for each of {len(options.choices or ())} choices",
+            "thorough": f", one to write one and up to {prompts} to weigh those written",
+        }.get(options.decode, " and one to write one")
+        yield f"evaluation    {what} x {prompts} prompts: for each a request to score an answer{more}"
         return
     reading = forward_flops(reading_bound(config, asked, k), config.generator.sizes())
     writing = forward_flops(writing_bound(config, asked, k), config.generator.sizes())

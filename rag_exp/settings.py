@@ -231,7 +231,18 @@ def hosted_problems(config: RunConfig) -> list[str]:
             "generator.logprobs: a hosted generator teaches a retriever by its log-probabilities; say how the endpoint "
             "gives them (generator.logprobs=echo or prompt_logprobs, with generator.protocol=completions)."
         )
-    if not generator.scores() and config.evaluation.decode == "none":
+    decode = config.evaluation.decode
+    if decode in ("thorough", "choices") and not (generator.scores() and generator.logprobs != "auto"):
+        found.append(
+            f"evaluation.decode: {decode}: answers are ranked by their log-probabilities; say how the endpoint gives "
+            "them (generator.logprobs=echo or prompt_logprobs, with generator.protocol=completions)."
+        )
+    if decode == "thorough" and generator.end_token is None:
+        found.append(
+            "generator.end_token: null: thorough decoding weighs whole answers, of different lengths, and needs the "
+            "probability of their ends; name the text of the end token."
+        )
+    if not generator.scores() and decode == "none":
         found.append(
             "evaluation.decode: none: this endpoint is asked for no log-probabilities, so that nothing would be "
             "measured; write answers (evaluation.decode=greedy)."

@@ -11,6 +11,9 @@ thorough   an error                                    beams given each passage,
 choices    the given answers, ranked by the objective's own nats
 ========== =========================================== =============================================
 
+A hosted generator writes one answer to a prompt: there are no beams, and *thorough* weighs what passages led to
+(:mod:`rag_exp.evaluation.hosted`).
+
 No torch is imported before something is decoded.
 """
 
@@ -39,8 +42,18 @@ def decoding_problems(objective: Objective, options: EvaluationOptions, hosted: 
     decode, named = options.decode, f"objective={objective.kind}"  # type: ignore[attr-defined]
     where = f"evaluation.decode: {decode}"
     found = []
-    if hosted and decode not in ("greedy", "none"):
-        found.append(f"{where}: a hosted generator keeps no caches to search with; use greedy or none.")
+    if hosted and decode in ("beam", "fast"):
+        found.append(
+            f"{where}: a hosted generator writes one answer to a prompt and has no beams; use greedy (over passages it "
+            "is fast decoding), thorough, choices or none."
+        )
+    if hosted and decode == "thorough" and options.beam != 1:
+        found.append(f"evaluation.beam: {options.beam}: a hosted generator writes one answer a passage; use 1.")
+    if hosted and decode == "choices" and objective.reading == "each" and objective.marginal == "token":
+        found.append(
+            f"{where}: {named} mixes passages at every token, and an endpoint's tokens of an answer may differ from "
+            "passage to passage; use an objective that sums over whole answers, such as rag_sequence."
+        )
     if decode == "beam" and _sums_answers(objective):
         found.append(f"{where}: {named} sums over whole answers, it has no next token; use fast or thorough.")
     if decode in ("fast", "thorough") and not _sums_answers(objective):

@@ -10,7 +10,9 @@ endpoint does not tell is null, with the reason:
   token.
 
 Answers are written passage by passage and chosen by the fast rule of RAG-Sequence, whatever the objective: an
-endpoint cannot mix passages at every token. Without their log-probabilities the rule goes by the prior alone.
+endpoint cannot mix passages at every token. Without their log-probabilities the rule goes by the prior alone. Where it
+scores given texts, *thorough* decoding scores the answer that each passage led to given every other passage too, and
+*choices* ranks given answers. Beams there are none: an endpoint writes one answer to a prompt.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rag_exp.core.errors import EndpointError
 from rag_exp.evaluation.evaluate import Reader
 from rag_exp.models.decoding.sequence import fast_sequence
 from rag_exp.models.flops import TokenCounts
@@ -74,7 +77,9 @@ class HostedReader(Reader):
         if self._writes and self.objective.marginal == "token":
             found.append("answers were written passage by passage (RAG-Sequence, fast), not mixed at every token")
         if self._by_prior_alone:
-            found.append(f"{self._by_prior_alone} answers were chosen among passages by the prior alone")
+            found.append(
+                f"{self._by_prior_alone} answers were chosen among passages by the prior alone (fast decoding)"
+            )
         if spent.tokens is None:
             found.append("the endpoint does not always count tokens, so their number is not known")
         return found
@@ -92,16 +97,61 @@ class HostedReader(Reader):
         B = len(prior_BK)
         predictions: list[str | None] = [None] * B
         if write:
-            most = min(self.options.max_new_tokens, self.packer.options.max_answer_tokens)
-            answers = self.generator.write(batch, most)
             over_BK = prior_BK if prior_BK.shape[1] == batch.per_question else prior_BK.new_zeros(B, batch.per_question)
-            predictions = list(self._chosen(answers, over_BK))
+            predictions = self._written_answers(batch, over_BK)
         scored = self.generator.score(batch)
         if scored is None:
             nothing_BK1 = torch.full((B, batch.per_question, 1), math.nan, dtype=torch.float64)
             return nothing_BK1, torch.ones(B, 1, dtype=torch.bool), predictions
         K = batch.per_question
         return *self._table([scored[b * K : (b + 1) * K] for b in range(B)]), predictions
+
+    def _written_answers(self, batch: ReaderBatch, prior_BK: Tensor) -> list[str | None]:
+        """An answer to each question; what was ranked goes beside them."""
+        decode = self.options.decode
+        if decode == "choices":
+            choices = self.generator.tokenizer.decode(self._choices)
+            ranked = self._ranked(batch, prior_BK, [choices] * len(prior_BK), self.options.length_penalty)
+        else:
+            most = min(self.options.max_new_tokens, self.packer.options.max_answer_tokens)
+            answers = self.generator.write(batch, most)
+            by_fast = self._chosen(answers, prior_BK)
+            if decode != "thorough":
+                return list(by_fast)
+            K, lead = batch.per_question, self.packer.options.lead("answer")
+            # Of an empty answer an endpoint tells no probability.
+            given = [[lead + a.text for a in answers[b * K : (b + 1) * K] if a.text] for b in range(len(prior_BK))]
+            ranked = self._ranked(batch, prior_BK, given)
+            self._beside["fast_prediction"] = list(by_fast)
+        self._beside["candidates"] = [[text.strip() for text, _ in one] for one in ranked]
+        self._beside["candidate_logp"] = [[score for _, score in one] for one in ranked]
+        return [one[0] if one else "" for one in self._beside["candidates"]]
+
+    def _ranked(
+        self, batch: ReaderBatch, prior_BK: Tensor, given: Sequence[Sequence[str]], length_penalty: float = 0.0
+    ) -> list[list[tuple[str, float]]]:
+        """The different texts given to each question by their log-probability under the objective's marginal.
+
+        Args:
+            length_penalty: log-probabilities are divided by the number of tokens ** this.
+
+        Raises:
+            EndpointError: the endpoint gives no log-probabilities.
+        """
+        K, prompts = batch.per_question, self.generator.prompts(batch)
+        owned = [(b, text) for b, texts in enumerate(given) for text in dict.fromkeys(texts)]
+        ranked: list[list[tuple[str, float]]] = [[] for _ in given]
+        if not owned:
+            return ranked
+        asked = [(prompts[b * K + k], text) for b, text in owned for k in range(K)]
+        scored = self.generator.score_texts(*zip(*asked, strict=True))
+        if scored is None:
+            raise EndpointError(f"{NO_LOGPROBS}, by which answers could be ranked.", field="logprobs")
+        logp_CKT, mask_CT = self._table([scored[c * K : (c + 1) * K] for c in range(len(owned))])
+        nats_C = self._nll(logp_CKT, mask_CT, prior_BK[[b for b, _ in owned]])
+        for (b, text), score in zip(owned, (-nats_C / mask_CT.sum(1) ** length_penalty).tolist(), strict=True):
+            ranked[b].append((text, score))
+        return [sorted(one, key=lambda candidate: -candidate[1]) for one in ranked]
 
     def _table(self, scored: list[list[Aligned]]) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B, K, T] of the answers' tokens, the end token behind them, and the mask [B, T].

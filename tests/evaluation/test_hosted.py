@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,3 +57,40 @@ def test_the_answer_that_most_of_the_probability_wrote():
     untold = [Answer(t, None, True) for t in ("a", "b", "c")]
     assert found._chosen(untold, prior_BK) == ["a"]
     assert found._by_prior_alone == 1
+
+
+class Endpoint:
+    """Prompts "p0", "p1", ...; log-probabilities of texts by prompt, as they are looked up."""
+
+    def __init__(self, told):
+        self.told, self.asked = told, []
+
+    def prompts(self, batch):
+        return [f"p{n}" for n in range(batch.rows)]
+
+    def score_texts(self, prompts, answers):
+        self.asked += zip(prompts, answers, strict=True)
+        return [scored(*self.told[pair][:-1], end=self.told[pair][-1]) for pair in zip(prompts, answers, strict=True)]
+
+
+def test_given_texts_are_ranked_by_the_sum_over_passages():
+    """Two questions of two passages; the first has two candidates, one of them given twice."""
+    told = {
+        ("p0", "a"): (-1.0, -0.5), ("p1", "a"): (-2.0, -0.25),
+        ("p0", "b c"): (-0.5, -4.0, -0.5), ("p1", "b c"): (-0.25, -0.25, -0.25),
+        ("p2", "d"): (-1.0, -1.0), ("p3", "d"): (-3.0, -1.0),
+    }  # fmt: skip
+    found = reader(RagSequence())
+    found.generator = Endpoint(told)
+    batch = SimpleNamespace(per_question=2, rows=4)
+    prior_BK = torch.tensor([[0.75, 0.25], [0.5, 0.5]], dtype=torch.float64).log()
+    given = [["a", "b c", "a"], ["d"]]
+    ranked = found._ranked(batch, prior_BK, given)
+    a, bc = 0.75 * math.exp(-1.5) + 0.25 * math.exp(-2.25), 0.75 * math.exp(-5) + 0.25 * math.exp(-0.75)
+    d = 0.5 * math.exp(-2) + 0.5 * math.exp(-4)
+    assert [text for text, _ in ranked[0]] == ["a", "b c"]
+    assert [x for one in ranked for _, x in one] == pytest.approx([math.log(a), math.log(bc), math.log(d)])
+    assert len(found.generator.asked) == 6
+    long = found._ranked(batch, prior_BK, given, length_penalty=1.0)
+    assert [x for _, x in long[0]] == pytest.approx([math.log(bc) / 3, math.log(a) / 2])
+    assert found._ranked(batch, prior_BK, [[], []]) == [[], []]

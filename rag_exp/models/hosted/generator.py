@@ -149,10 +149,14 @@ class HostedGenerator(Generator):
         Raises:
             EndpointError: it cannot be asked, or what it gives does not fit what was sent.
         """
+        return self.score_texts(self.prompts(batch), self._answers(batch))
+
+    def score_texts(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Aligned] | None:
+        """As :meth:`score`, of a text behind each prompt, the space between them included; none may be empty."""
         way = self.way
         if way is None:
             return None
-        pairs = list(zip(self._prompts(batch), self._answers(batch), strict=True))
+        pairs = zip(prompts, answers, strict=True)
         found = [Aligned(**kept) for kept in self._ask([self._scoring(p, a, way) for p, a in pairs])]
         self.spent.scored += len(found)
         self.spent.merged += sum(a.merged for a in found)
@@ -165,7 +169,7 @@ class HostedGenerator(Generator):
             EndpointError: it cannot be asked.
         """
         wants_logp = self.options.scores() and self.way is not None
-        jobs = [self._writing(prompt, max_new_tokens, wants_logp) for prompt in self._prompts(batch)]
+        jobs = [self._writing(prompt, max_new_tokens, wants_logp) for prompt in self.prompts(batch)]
         return [Answer(**kept) for kept in self._ask(jobs)]
 
     def save(self, folder: Path) -> None:
@@ -196,7 +200,8 @@ class HostedGenerator(Generator):
         who = {"url": options.base_url, "revision": options.revision, "model": options.model}
         return self.replies.key({**who, "way": asked, "end": options.end_token, "extra": options.extra})
 
-    def _prompts(self, batch: ReaderBatch) -> list[str]:
+    def prompts(self, batch: ReaderBatch) -> list[str]:
+        """The text of each row before its answer."""
         lengths = batch.prompt_lengths_N.tolist()
         return self.tokenizer.decode([ids[:n] for ids, n in zip(batch.input_ids_NL.tolist(), lengths, strict=True)])
 

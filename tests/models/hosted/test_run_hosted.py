@@ -15,6 +15,8 @@ import pytest
 
 from rag_exp import cli
 from rag_exp.core.record import read_record
+from rag_exp.evaluation.predictions import read_predictions
+from rag_exp.show import artifact_folder
 
 KEY = "sk-Very-Secret-0123456789"
 
@@ -101,6 +103,14 @@ def test_a_killed_run_pays_only_for_what_is_missing(served, place, monkeypatch):
             r"evaluation.decode: none: .* nothing would be measured",
         ),
         (["training.steps=3"], r"training.steps: 3: generator=hosted does not train"),
+        (["evaluation.decode=fast"], r"has no beams; use greedy \(over passages it is fast decoding\), thorough"),
+        (["evaluation.decode=thorough"], r"evaluation.beam: 4: a hosted generator writes one answer a passage; use 1"),
+        (["evaluation.decode=thorough", "evaluation.beam=1"], r"generator.end_token: null: thorough decoding weighs"),
+        (["evaluation.decode=choices", "evaluation.choices=[a,b]"], r"say how the endpoint gives them"),
+        (
+            ["evaluation.decode=choices", "evaluation.choices=[a,b]", "objective=rag_token"],
+            r"objective=rag_token mixes passages at every token",
+        ),
     ],
 )
 def test_problems_are_told_before_any_work(served, place, capsys, more, words):
@@ -147,6 +157,39 @@ def test_token_marginals_where_tokens_agree(served, place):
     record = only_record(place)
     assert record.metrics["nll"] > 0
     assert any("not mixed at every token" in note for note in record.notes)
+
+
+def asked(served, folder: Path, *more: str):
+    """The metrics of one more run in ``folder``, and what it predicts."""
+    known = set(folder.glob("outputs/runs/*/record.json"))
+    scores = ("generator.end_token='</s>'", "generator.logprobs=echo", "retriever.null_document=fixed")
+    assert cli.main(command(served.url, *scores, *more)) == 0
+    (file,) = set(folder.glob("outputs/runs/*/record.json")) - known
+    record = read_record(file)
+    return record.metrics, read_predictions(artifact_folder(folder / "outputs", record, "evaluation")).to_pylist()
+
+
+def test_answers_are_ranked_by_what_the_endpoint_says_of_them(served, place):
+    """Thorough decoding weighs what greedy wrote; a choice that is the answer has minus its nats."""
+    _, greedy = asked(served, place)
+    metrics, thorough = asked(served, place, "evaluation.decode=thorough", "evaluation.beam=1")
+    assert metrics["fast_differs"] is not None
+    for one, other in zip(greedy, thorough, strict=True):
+        assert other["fast_prediction"] == one["prediction"]
+        assert other["prediction"] == other["candidates"][0]
+        assert one["prediction"] in other["candidates"]
+        assert 1 <= len(other["candidates"]) <= 3
+        assert other["candidate_logp"] == sorted(other["candidate_logp"], reverse=True)
+        assert other["nll"] == pytest.approx(one["nll"])
+        assert sum(one["prior"]) + one["null_prior"] == pytest.approx(1)
+    targets = list(dict.fromkeys(row["target"] for row in greedy))
+    choices = ",".join(f"'{text}'" for text in targets)
+    _, chosen = asked(served, place, "evaluation.decode=choices", f"evaluation.choices=[{choices}]")
+    for row in chosen:
+        assert sorted(row["candidates"]) == sorted(targets)
+        own = row["candidate_logp"][row["candidates"].index(row["target"])]
+        assert own == pytest.approx(-row["nll"])
+        assert row["prediction"] == row["candidates"][0]
 
 
 @pytest.fixture(scope="module")
