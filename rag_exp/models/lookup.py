@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,38 +20,57 @@ class BatchLookup:
     Args:
         model: a model of transformers; its lookups are the ``nn.Embedding`` modules that hold its input embedding.
         ids: all token ids of the batch, padding included.
+
+    Attributes:
+        tables: what the lookups find of the distinct tokens, [U, D]: one table where they find the same, as a seq2seq
+            model's two mostly do.
     """
 
     def __init__(self, model: Any, ids: Tensor):
         weight = model.get_input_embeddings().weight
-        modules = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is weight]
         distinct_U = ids.unique()
         self._place_V = torch.zeros(len(weight), dtype=torch.int64, device=ids.device)
         self._place_V[distinct_U] = torch.arange(len(distinct_U), device=ids.device)
-        self._tables: list[tuple[nn.Embedding, Tensor]] = []
-        for module in modules:
-            found_UD = module(distinct_U)  # by the module itself, which may scale what it finds
-            self._tables.append((module, self._known(module, found_UD)))
-
-    def _known(self, module: nn.Embedding, found_UD: Tensor) -> Tensor:
-        """The table of an earlier module that finds the same (an encoder's, for the decoder), or ``found_UD``."""
-        for other, table_UD in self._tables:
-            if other.padding_idx == module.padding_idx and torch.equal(table_UD, found_UD):
-                return table_UD
-        return found_UD
+        self.tables: list[Tensor] = []
+        self._modules: list[tuple[nn.Embedding, int]] = []  # and which table each looks in
+        paddings: list[int | None] = []
+        for module in model.modules():
+            if isinstance(module, nn.Embedding) and module.weight is weight:
+                found_UD = module(distinct_U)  # by the module itself, which may scale what it finds
+                known = zip(self.tables, paddings, strict=True)
+                same = [p == module.padding_idx and torch.equal(table_UD, found_UD) for table_UD, p in known]
+                if not any(same):
+                    self.tables.append(found_UD)
+                    paddings.append(module.padding_idx)
+                self._modules.append((module, same.index(True) if any(same) else len(same)))
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """Let the model find its tokens in the batch's own rows."""
-        handles = [m.register_forward_hook(self._finder(table_UD)) for m, table_UD in self._tables]
+    def active(self, tables: Sequence[Tensor] | None = None) -> Iterator[None]:
+        """Let the model find its tokens in the batch's own rows.
+
+        Args:
+            tables: leaves that take the place of :attr:`tables`; their gradients are sparse, of the tokens found alone.
+        """
+        sparse = tables is not None
+        tables = self.tables if tables is None else tables
+        handles = [m.register_forward_hook(self._finder(tables[at], sparse)) for m, at in self._modules]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _finder(self, table_UD: Tensor) -> Any:
+    def reading(self, read: Callable[[Any], Tensor]) -> Callable[[Any, Sequence[Tensor]], Tensor]:
+        """``read`` with the tables to find tokens in as its second argument."""
+
+        def read_with(group: Any, tables: Sequence[Tensor]) -> Tensor:
+            with self.active(tables):
+                return read(group)
+
+        return read_with
+
+    def _finder(self, table_UD: Tensor, sparse: bool) -> Any:
         def find(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> Tensor:
-            return nn.functional.embedding(self._place_V[args[0]], table_UD)
+            return nn.functional.embedding(self._place_V[args[0]], table_UD, sparse=sparse)
 
         return find

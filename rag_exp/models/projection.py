@@ -11,7 +11,7 @@ Shapes: N reader rows, T target tokens, D width, V vocabulary, M target tokens o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -67,29 +67,43 @@ def target_logprobs(
 
 @torch.no_grad()
 def log_probabilities(
-    hidden_MD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None, *, chunk: int
+    hidden_MD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None, *, chunk: int, out_MV: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """log softmax(hidden W^T + bias) of a few rows at a time, without gradient.
 
     Types as in :func:`target_logprobs`.
 
+    Args:
+        out_MV: where they are written, if they are to stay.
+
     Yields:
         which rows, and their natural logarithms [C, V]: the caller's to write to, until it asks for the next.
     """
+    return _normalised(torch.log_softmax, hidden_MD, weight_VD, bias_V, chunk, out_MV)
+
+
+@torch.no_grad()
+def _normalised(
+    normalise: Callable[..., Tensor], hidden_MD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, chunk: int,
+    out_MV: Tensor | None = None,
+) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
+    """Rows of ``normalise(logits)``, a softmax or its logarithm, in the place of the logits if their types agree."""
     dtype, turns = _dtype(hidden_MD), torch.is_autocast_enabled(hidden_MD.device.type)
-    size = (min(chunk, len(hidden_MD)), len(weight_VD))
-    logp_CV = hidden_MD.new_empty(size, dtype=torch.promote_types(dtype, torch.float32))
-    kept_CV = hidden_MD.new_empty((0,) if turns else size, dtype=dtype)
+    size, exact = (min(chunk, len(hidden_MD)), len(weight_VD)), torch.promote_types(dtype, torch.float32)
+    out_CV = hidden_MD.new_empty(size if out_MV is None else (0,), dtype=exact)
+    half_CV = hidden_MD.new_empty((0,) if turns or dtype == exact else size, dtype=dtype)
     for low in range(0, len(hidden_MD), chunk):
-        hidden_CD = hidden_MD[low : low + chunk]
-        C = len(hidden_CD)
+        rows = slice(low, min(low + chunk, len(hidden_MD)))
+        hidden_CD, C = hidden_MD[rows], rows.stop - low
+        to_CV = out_CV[:C] if out_MV is None else out_MV[rows]
+        logits_CV = to_CV if dtype == exact else half_CV[:C]
         if turns:  # autocast keeps the weights that it turned, but cannot write into memory that is given
             logits_CV = nn.functional.linear(hidden_CD, weight_VD, bias_V)
         elif bias_V is None:
-            logits_CV = torch.mm(hidden_CD, weight_VD.T, out=kept_CV[:C])
+            torch.mm(hidden_CD, weight_VD.T, out=logits_CV)
         else:
-            logits_CV = torch.addmm(bias_V.to(dtype), hidden_CD, weight_VD.T, out=kept_CV[:C])
-        yield slice(low, low + C), torch.log_softmax(logits_CV, -1, dtype=logp_CV.dtype, out=logp_CV[:C])
+            torch.addmm(bias_V.to(dtype), hidden_CD, weight_VD.T, out=logits_CV)
+        yield rows, normalise(logits_CV, -1, dtype=exact, out=to_CV)
 
 
 def _dtype(hidden_MD: Tensor) -> torch.dtype:
@@ -114,13 +128,14 @@ class _TargetLogp(torch.autograd.Function):
     ) -> Tensor:
         exact = torch.promote_types(dtype, torch.float32)
         logp_M = torch.empty(len(targets_M), dtype=exact, device=hidden_MD.device)
-        kept: list[Tensor] = []
+        kept_MV = logp_M.new_empty(len(targets_M), len(weight_VD)) if keep else None
         with torch.autocast(hidden_MD.device.type, enabled=False):
-            for rows, logp_CV in log_probabilities(hidden_MD.to(dtype), weight_VD.to(dtype), bias_V, chunk=chunk):
+            parts = log_probabilities(hidden_MD.to(dtype), weight_VD.to(dtype), bias_V, chunk=chunk, out_MV=kept_MV)
+            for rows, logp_CV in parts:
                 logp_M[rows] = logp_CV.gather(-1, targets_M[rows, None])[:, 0]
                 if keep:
-                    kept.append(logp_CV.exp())
-        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, targets_M, *kept)
+                    logp_CV.exp_()
+        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, targets_M, kept_MV)
         ctx.dtype, ctx.exact, ctx.chunk = dtype, exact, chunk
         return logp_M
 
@@ -130,19 +145,19 @@ class _TargetLogp(torch.autograd.Function):
             raise RuntimeError(
                 "target_logprobs has no second derivative; leave create_graph out, or project with all logits."
             )
-        hidden_MD, weight_VD, bias_V, targets_M, *kept = ctx.saved_tensors
+        hidden_MD, weight_VD, bias_V, targets_M, kept_MV = ctx.saved_tensors
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         grad_hidden_MD = torch.empty_like(hidden_MD) if to_hidden else None
         grad_weight_VD = grad_bias_V = None
         with torch.autocast(hidden_MD.device.type, enabled=False):
-            cast_VD = weight_VD.to(ctx.dtype)
-            for low in range(0, len(targets_M), ctx.chunk):
-                rows = slice(low, low + ctx.chunk)
-                hidden_CD, grad_C1 = hidden_MD[rows].to(ctx.dtype), grad_M[rows, None]
-                if kept:
-                    slope_CV = kept[low // ctx.chunk] * -grad_C1
-                else:
-                    slope_CV = _logits(hidden_CD, cast_VD, bias_V, ctx.exact).softmax(-1).mul_(-grad_C1)
+            cast_MD, cast_VD = hidden_MD.to(ctx.dtype), weight_VD.to(ctx.dtype)
+            if kept_MV is None:
+                parts = _normalised(torch.softmax, cast_MD, cast_VD, bias_V, ctx.chunk)
+            else:
+                parts = _copies(kept_MV, ctx.chunk)
+            for rows, slope_CV in parts:
+                hidden_CD, grad_C1 = cast_MD[rows], grad_M[rows, None]
+                slope_CV *= -grad_C1
                 slope_CV.scatter_add_(1, targets_M[rows, None], grad_C1)
                 if to_bias:
                     grad_bias_V = slope_CV.sum(0) if grad_bias_V is None else grad_bias_V + slope_CV.sum(0)
@@ -161,8 +176,9 @@ class _TargetLogp(torch.autograd.Function):
         return grad_hidden_MD, grad_weight_VD, grad_bias_V, None, None, None, None
 
 
-def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, exact: torch.dtype) -> Tensor:
-    """A chunk's logits, in float32 at least; a new tensor that may be written to."""
-    if bias_V is None:
-        return (hidden_CD @ weight_VD.T).to(exact)
-    return torch.addmm(bias_V.to(hidden_CD.dtype), hidden_CD, weight_VD.T).to(exact)
+def _copies(kept_MV: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+    """Which rows, and a copy of them that may be written to until the next are asked for."""
+    copy_CV = kept_MV.new_empty(min(chunk, len(kept_MV)), kept_MV.shape[1])
+    for low in range(0, len(kept_MV), chunk):
+        rows = slice(low, min(low + chunk, len(kept_MV)))
+        yield rows, copy_CV[: rows.stop - low].copy_(kept_MV[rows])

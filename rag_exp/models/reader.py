@@ -5,17 +5,15 @@ Shapes: N reader rows, L input tokens, T target tokens, V vocabulary, D width, M
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rag_exp.core.errors import DataError
 from rag_exp.data.tokenizer import TextTokenizer
@@ -24,6 +22,7 @@ from rag_exp.models.fusion import encode_apart
 from rag_exp.models.lookup import BatchLookup
 from rag_exp.models.packing import IGNORE, ReaderBatch
 from rag_exp.models.projection import log_probabilities, target_logprobs
+from rag_exp.models.rereading import read_twice
 
 WEIGHTS = "model.safetensors"
 PROJECTION_CHUNK = 32 * 10**6  # bytes of logits that are computed at once
@@ -99,18 +98,19 @@ class Generator(nn.Module):
         most = self.memory.microbatch_tokens
         buckets = length_buckets(batch.lengths_N, batch.input_ids_NL.device.type, most)
         groups = [batch.select(rows) for rows in buckets]
-        differentiates = torch.is_grad_enabled()
-        lookup = BatchLookup(self.model, self._all_ids(batch)) if differentiates and len(groups) > 1 else None
-        parts = []
-        for group in groups:
-            with_lookup = partial(self._looking_up, lookup, self._target_states, group)
-            if most is not None and differentiates:
-                parts.append(checkpoint(with_lookup, use_reentrant=False))
+        if len(groups) == 1 or not torch.is_grad_enabled():
+            states = torch.cat([self._target_states(group) for group in groups])
+        else:
+            lookup = BatchLookup(self.model, self._all_ids(batch))
+            if most is None:
+                with lookup.active():
+                    states = torch.cat([self._target_states(group) for group in groups])
             else:
-                parts.append(with_lookup())
+                read = lookup.reading(self._target_states)
+                states = read_twice(read, groups, lookup.tables, self.model.parameters())
         order = torch.from_numpy(np.concatenate(buckets)).to(batch.targets_NT.device)
         targets_NT = batch.targets_NT[order]
-        logp_NT = self.target_logp(torch.cat(parts), targets_NT)
+        logp_NT = self.target_logp(states, targets_NT)
         return torch.empty_like(logp_NT).index_copy(0, order, logp_NT)
 
     def padded_token_logp(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
@@ -122,11 +122,6 @@ class Generator(nn.Module):
         """
         assert batch.targets_NT is not None, "this batch has no answers to score"
         return self.target_logp(self._target_states(batch, encoded), batch.targets_NT)
-
-    @staticmethod
-    def _looking_up(lookup: BatchLookup | None, read: Callable[[ReaderBatch], Tensor], group: ReaderBatch) -> Tensor:
-        with lookup.active() if lookup is not None else nullcontext():
-            return read(group)
 
     def _target_states(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
         """What the logits are made of (see :meth:`states`) at the M target positions of a batch, in row order."""

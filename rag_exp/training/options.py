@@ -106,7 +106,7 @@ class TrainerOptions(Options):
     microbatch_tokens: Annotated[int | None, NEUTRAL] = Field(
         None,
         ge=1,
-        description="tokens read at once in training, and read again in backward, so that peak memory grows less "
+        description="tokens read at once in training, and read again in backward, so that peak memory hardly grows "
         "with k; null keeps all activations. Where the generator has dropout, the cut decides which draws it gets",
     )
     gradient_checkpointing: Annotated[bool, NEUTRAL] = Field(

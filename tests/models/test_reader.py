@@ -193,15 +193,6 @@ def test_what_is_kept_changes_nothing(family, memory, vocabulary):
     same(step(generator, batch, memory), step(generator, batch, Memory()), 1e-5)
 
 
-def test_microbatches_under_autocast(vocabulary, monkeypatch):
-    generator, packer = make("llama", vocabulary)
-    batch = packed(packer)
-    monkeypatch.setattr("rag_exp.models.buckets.CPU_MOST", 200)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        kept = step(generator, batch, Memory())
-        same(step(generator, batch, Memory(microbatch_tokens=200)), kept)
-
-
 def test_logits_that_are_more_than_a_projection_are_taken_whole(vocabulary):
     """A model that caps its logits, as Gemma does: the same values as without our shortcut."""
     generator, packer = make("llama", vocabulary)

@@ -107,6 +107,20 @@ def test_a_killed_stage_ends_in_the_bits_of_an_unbroken_one(towns, unbroken, tmp
     assert facts(stats) == facts(unbroken[1])
 
 
+def test_nor_does_a_kill_change_a_stage_that_reads_in_microbatches(towns, tmp_path, kill_at):
+    short = {"machine": {"microbatch_tokens": 200}, "steps": 6}
+    whole, again = train(towns, **short)
+    kill_at(5)
+    with pytest.raises(Killed):
+        train(towns, tmp_path, **short)
+    kill_at(None)
+    reader, stats = train(towns, tmp_path, **short)
+    assert stats["resumed_at"] == 4
+    assert same(reader, whole)
+    assert facts(stats) == facts(again)
+    assert not same(reader, train(towns, steps=6)[0])  # rows cut into other groups draw other dropout
+
+
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path

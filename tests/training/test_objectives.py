@@ -12,9 +12,10 @@ import torch
 from rag_exp.evaluation.arms import random_result
 from rag_exp.models.flops import forward_flops, training_flops
 from rag_exp.models.ladder import Ladder
-from rag_exp.models.objectives import Adist, Emdr2, Ensemble, Fid, Loop, PDist
+from rag_exp.models.objectives import Adist, Emdr2, Ensemble, Fid, Loop, PDist, RagToken
 from rag_exp.models.packing import Packer
 from rag_exp.models.prompt import PromptOptions
+from rag_exp.models.reader import Memory
 from rag_exp.retrieval.encoders import Static, passage_text
 from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.live import LiveRetriever
@@ -87,6 +88,28 @@ def test_a_reader_that_fuses_learns(towns, objective):
 def module_of(towns, objective, live):
     data = StageData.live(towns.packer, towns.questions, towns.table, K, objective)
     return RagModule(towns.reader(), objective, data, OptimOptions(), 1e-3, Meter(1), 0, live=live)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [RagToken(), Emdr2(), Emdr2(reader="concat"), PDist(), Loop(), Ensemble(), Adist(), Fid()],
+    ids=lambda o: f"{o.kind}-{getattr(o, 'reader', '')}",
+)
+def test_every_loss_and_gradient_is_that_of_microbatches(towns, objective):
+    """Reader's and retriever's, dropout off: the cut decides which draws a row gets."""
+    found = []
+    for memory in (Memory(), Memory(microbatch_tokens=1)):
+        module = module_of(towns, objective, live_retriever(towns))
+        if objective.attends or objective.needs_encoder:
+            options = Ladder(size="xs", vocab_size=320, context=96, family="bart")
+            module.generator = options.create(towns.root / "tokenizer", 0)
+            packer = Packer(module.generator.tokenizer, PromptOptions(max_answer_tokens=12), 96, True)
+            module.stage = StageData.live(packer, towns.questions, towns.table, K, objective)
+        module.generator.eval().keep(memory)
+        loss = module.loss(module._search(module.stage.reading(0, np.arange(5))))
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 def test_a_second_reading_is_the_first_without_dropout(towns):
