@@ -7,6 +7,7 @@ that arithmetic is exact (integer-valued vectors) or where scores differ by more
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -166,19 +167,15 @@ def as_vectors(array: np.ndarray, what: str = "passage", first_row: int = 0) -> 
     if array.ndim != 2:
         raise DataError(f"{what} vectors must be [rows, dimensions], not of shape {array.shape}.")
     vectors = np.ascontiguousarray(array, dtype=np.float32)
-    if vectors.size:
-        flat = vectors.reshape(-1)
-        # The sum of squares reads memory once; only when it overflows or is NaN are rows looked at one by one.
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.dot(flat, flat)
-        if not np.isfinite(squares):
-            bad = ~np.isfinite(vectors).all(axis=1)
-            if bad.any():
-                row = first_row + int(np.argmax(bad))
-                raise DataError(
-                    f"The vector of {what} {row} holds NaN or infinity ({int(bad.sum())} such in this block). "
-                    "The encoder diverged or its weights are damaged: build it again or lower its learning rate."
-                )
+    # The sum of squares reads memory once; only when it overflows or is NaN are rows looked at one by one.
+    if vectors.size and not math.isfinite(np.vdot(vectors, vectors)):
+        bad = ~np.isfinite(vectors).all(axis=1)
+        if bad.any():
+            row = first_row + int(np.argmax(bad))
+            raise DataError(
+                f"The vector of {what} {row} holds NaN or infinity ({int(bad.sum())} such in this block). "
+                "The encoder diverged or its weights are damaged: build it again or lower its learning rate."
+            )
     return vectors
 
 

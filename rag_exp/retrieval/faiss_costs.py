@@ -61,8 +61,10 @@ class Comparisons:
         """Comparisons since then, of a search of so many queries; None where they cannot be counted."""
         if not self.known:
             return None
-        each = self._native.ntotal if self._exhaustive else self._centroids
-        return sum(counter.ndis for counter in self._counters) + queries * each
+        total = queries * (self._native.ntotal if self._exhaustive else self._centroids)
+        for counter in self._counters:
+            total += counter.ndis
+        return total
 
 
 def training_flops(native: Any, points: int) -> int | None:

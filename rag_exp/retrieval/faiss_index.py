@@ -74,7 +74,7 @@ class FaissIndex(BuiltIndex):
         self.distances = self._comparisons.of(len(queries))
         if self.settles_ties:
             ids, scores = self._settled(queries, ids, scores, k)
-        return SearchResult.of(ids, scores, k)
+        return SearchResult.of(ids, scores, k, distinct=True)
 
     def _settled(
         self, queries: np.ndarray, ids: np.ndarray, scores: np.ndarray, k: int
@@ -82,9 +82,10 @@ class FaissIndex(BuiltIndex):
         """What was found, of those tied at rank k the lowest ids: tied queries are searched until all ties are seen."""
         import numpy as np
 
-        tied = np.flatnonzero((scores[:, k - 1] == scores[:, k]) & (ids[:, k] >= 0))
-        if not len(tied):
+        same = scores[:, k - 1] == scores[:, k]
+        if not same.any():
             return ids, scores
+        tied = np.flatnonzero(same & (ids[:, k] >= 0))
         ids, scores = ids[:, :k].copy(), scores[:, :k].copy()
         wide = k
         while len(tied):
