@@ -11,7 +11,7 @@ CPU_PASS, CPU_MOST = 128, 8192
 GPU_PASS, GPU_MOST = 16_384, 1 << 30
 
 
-def length_buckets(lengths_N: np.ndarray, device: str, most: int | None = None) -> list[np.ndarray]:
+def length_buckets(lengths_N: np.ndarray, device: str, most: int | None = None, passes: int = 1) -> list[np.ndarray]:
     """Groups of rows to pad and read together: every row once, long rows first.
 
     Rows are sorted by length and cut where it saves most, as long as the padding saved is worth the
@@ -21,12 +21,13 @@ def length_buckets(lengths_N: np.ndarray, device: str, most: int | None = None) 
         lengths_N: tokens of each row.
         device: torch device type.
         most: tokens of one pass, padding included, at most (a longer row is read alone); None takes the device's.
+        passes: how many passes a group makes: one to be read, one more for each word that it writes.
     """
     start, usual = (CPU_PASS, CPU_MOST) if device == "cpu" else (GPU_PASS, GPU_MOST)
     most = usual if most is None else most
     order = np.argsort(-lengths_N, kind="stable")
     buckets = []
-    for low, high in _cuts(lengths_N[order], 0, len(order), start):
+    for low, high in _cuts(lengths_N[order], 0, len(order), start * passes):
         parts = -(-(high - low) // max(1, most // max(1, int(lengths_N[order[low]]))))
         buckets += [part for part in np.array_split(order[low:high], max(1, parts)) if len(part)]
     return buckets

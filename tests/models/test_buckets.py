@@ -31,6 +31,12 @@ def test_a_pass_is_not_started_to_save_less_than_it_costs():
     assert len(length_buckets(np.array([50] + [10] * 4), "cpu")) == 2
 
 
+def test_a_group_that_writes_pays_for_the_start_of_each_pass():
+    lengths = np.array([50] + [10] * 4)  # a cut saves 160 tokens
+    assert len(length_buckets(lengths, "cpu", passes=2)) == 1
+    assert len(length_buckets(np.repeat(lengths, 2), "cpu", passes=2)) == 2
+
+
 def test_passes_hold_the_tokens_that_are_asked_for():
     lengths = np.arange(10, 60)
     buckets = length_buckets(lengths, "cuda", most=300)

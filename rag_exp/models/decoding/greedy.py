@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rag_exp.models.buckets import length_buckets
 from rag_exp.models.decoding.costs import written_counts
-from rag_exp.models.decoding.grouping import evaluating, in_order, rows_of
+from rag_exp.models.decoding.grouping import CACHED, evaluating, in_order, rows_of
 from rag_exp.models.decoding.next_token import likeliest
 from rag_exp.models.decoding.prompts import Prompts, check_room
 from rag_exp.models.flops import TokenCounts
@@ -74,7 +74,8 @@ def greedy_token_marginal(
 def _write(generator: Generator, batch: ReaderBatch, max_new_tokens: int, doc_logprior_BK: Tensor | None) -> Written:
     check_room(generator, batch, max_new_tokens)
     together = 1 if doc_logprior_BK is None else batch.per_question  # rows that write one answer
-    groups = length_buckets(batch.lengths_N.reshape(-1, together).max(1), batch.input_ids_NL.device.type)
+    longest_R = batch.lengths_N.reshape(-1, together).max(1)
+    groups = length_buckets(longest_R, batch.input_ids_NL.device.type, CACHED // together, passes=max_new_tokens)
     parts = []
     with evaluating(generator):
         for group in groups:
