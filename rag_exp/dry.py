@@ -144,10 +144,12 @@ def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Ite
     options, k = config.evaluation, steps.asked.prompts
     asked, prompts = options.questions or 1, config.objective.prompts(k)
     what = f"{asked} questions" if options.questions else "each question"
+    own_choices = options.decode == "choices" and options.choices is None
     if config.generator.hosted:
+        listed = "its" if own_choices else len(options.choices or ())
         more = {
             "none": "",
-            "choices": f" and one for each of {len(options.choices or ())} choices",
+            "choices": f" and one for each of {listed} choices",
             "thorough": f", one to write one and up to {prompts} to weigh those written",
         }.get(options.decode, " and one to write one")
         yield f"evaluation    {what} x {prompts} prompts: for each a request to score an answer{more}"
@@ -156,7 +158,7 @@ def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Ite
     writing = forward_flops(writing_bound(config, asked, k), config.generator.sizes())
     yield (
         f"evaluation    {what} x {prompts} prompts: <= {reading:.3g} FLOPs for each accepted answer that is scored "
-        f"(at most {options.max_answers}), <= {writing:.3g} to write one"
+        f"(at most {options.max_answers}), <= {writing:.3g} {'for each choice' if own_choices else 'to write one'}"
     )
 
 
@@ -194,13 +196,15 @@ def writing_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCou
     """The most that writing after prompts were read can count; every token but the last is fed back.
 
     Thorough decoding also feeds each reading the answers of all others' beams; ranking choices feeds each all of them.
+    Where each question has choices of its own, this is for one of them: how many there are is not known here.
     """
     options, answer = config.evaluation, config.prompt.max_answer_tokens
     if options.decode == "none":
         return TokenCounts()
     rows, answers = _rows(config, questions, k)
     most = answer if options.decode == "choices" else min(options.max_new_tokens, answer)
-    each = {"greedy": 1, "choices": len(options.choices or ())}.get(options.decode, options.beam)
+    choices = 1 if options.choices is None else len(options.choices)
+    each = {"greedy": 1, "choices": choices}.get(options.decode, options.beam)
     if options.decode == "thorough":
         each *= answers // questions
     context = config.generator.context_length()

@@ -128,7 +128,8 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         )
     found += objective_problems(config, train)
     found += prior_problems(config, train)
-    found += decoding_problems(config.objective, config.evaluation, config.generator.hosted)
+    offered = config.questions.offers_choices()
+    found += decoding_problems(config.objective, config.evaluation, config.generator.hosted, offered)
     if config.generator.hosted:
         found += hosted_problems(config)
     found += _hop_problems(config, train)

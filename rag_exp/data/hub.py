@@ -271,6 +271,9 @@ class HubQuestions(_HubData, QuestionOptions):
             raise ValueError(f"path is one file, so splits must name one split, not {len(self.splits)}")
         return self
 
+    def offers_choices(self) -> bool:
+        return self.fields.choices is not None
+
     def questions(self) -> Iterator[Question]:
         for split, theirs in self.splits.items():
             rows = read_rows(self, theirs, self.fields.roots())

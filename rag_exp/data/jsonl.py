@@ -108,6 +108,9 @@ class JsonlQuestions(SplitFilesQuestions):
     kind: Literal["jsonl"] = "jsonl"
     fields: QuestionFields = QuestionFields()
 
+    def offers_choices(self) -> bool:
+        return self.fields.choices is not None
+
     def questions(self) -> Iterator[Question]:
         for split, files in self.files.items():
             records = (placed for file in files for placed in read_lines(file))

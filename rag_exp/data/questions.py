@@ -2,8 +2,9 @@
 
 ``questions.parquet`` has one row per question: id, question, answers (the first is the training target),
 gold (rows), gold_of (for each gold row, which gold id, counted from 0, it belongs to: a split passage has several
-rows), gold_ids, split, hops, template, entropy and entropy_given_gold (nats, null where unknown). Within a split,
-rows are in a seeded hash order of question ids, so that a limit takes a nested prefix.
+rows), gold_ids, split, hops, template, entropy and entropy_given_gold (nats, null where unknown); and, where any has
+some, choices (answers to choose among). Within a split, rows are in a seeded hash order of question ids, so that a
+limit takes a nested prefix.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def write_questions(options: QuestionOptions, table: PassageTable, folder: Path)
         ``golds`` (source passages that are gold for some question).
 
     Raises:
-        DataError: no questions; an empty question, no answers or an empty one; an id that comes twice; gold ids that
-            are not in the corpus.
+        DataError: no questions; an empty question, no answers or an empty one; choices that are fewer than two, or
+            without an answer; an id that comes twice; gold ids that are not in the corpus.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -62,9 +63,13 @@ def write_questions(options: QuestionOptions, table: PassageTable, folder: Path)
         "entropy": [q.entropy for q in found],
         "entropy_given_gold": [q.entropy_given_gold for q in found],
     }
+    schema = _schema()
+    if any(q.choices for q in found):
+        columns["choices"] = [list(q.choices) for q in found]
+        schema = schema.append(pa.field("choices", pa.list_(pa.string())))
     splits = Counter(columns["split"])
-    written = pa.table(columns, schema=_schema())
-    with pq.ParquetWriter(folder / "questions.parquet", _schema()) as writer:
+    written = pa.table(columns, schema=schema)
+    with pq.ParquetWriter(folder / "questions.parquet", schema) as writer:
         start = 0
         for count in splits.values():  # a row group per split: opening one reads no other
             writer.write_table(written.slice(start, count), row_group_size=count)
@@ -127,10 +132,21 @@ def _checked(options: QuestionOptions) -> list[Question]:
             raise DataError(f"{where} has no answers: {question.question!r}. Give it one or leave it out.")
         if not all(a.strip() for a in question.answers):
             raise DataError(f"{where} has an empty answer: {question.question!r}.")
+        if question.choices:
+            _check_choices(question, where)
         found.append(question)
     if not found:
         raise DataError(f"The source of questions (questions={getattr(options, 'kind', '?')}) yields no question.")
     return found
+
+
+def _check_choices(question: Question, where: str) -> None:
+    choices = ", ".join(map(repr, question.choices))
+    if len(set(question.choices)) < 2 or not all(c.strip() for c in question.choices):
+        raise DataError(f"{where} needs at least two choices, none of them empty: {choices}.")
+    if not set(question.choices) & set(question.answers):
+        answers = ", ".join(map(repr, question.answers))
+        raise DataError(f"{where} has choices that do not hold its answer {answers}: {choices}.")
 
 
 def _gold_rows(questions: list[Question], table: PassageTable) -> list[list[list[int]]]:
@@ -235,6 +251,11 @@ class QuestionTable:
     @cached_property
     def templates(self) -> list[str]:
         return self.column("template")
+
+    @cached_property
+    def choices(self) -> list[list[str]]:
+        """Answers to choose among of each question; empty where it has none."""
+        return self.column("choices") if "choices" in self._table.column_names else [[] for _ in range(len(self))]
 
     @cached_property
     def hops(self) -> np.ndarray:

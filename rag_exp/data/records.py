@@ -7,9 +7,9 @@ of a list, and ``hits.id`` takes ``id`` of every element.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rag_exp.core.errors import DataError, did_you_mean
 from rag_exp.core.options import Options
@@ -19,7 +19,19 @@ from rag_exp.data.sources import Document, Passage, Question
 Placed = tuple[str, Mapping[str, Any]]
 
 
-class PassageFields(Options):
+class Fields(Options):
+    """Where a record holds what: each field is a dotted path, or null."""
+
+    def paths(self) -> dict[str, str | None]:
+        """The paths by field."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def roots(self) -> list[str]:
+        """The top-level fields that are read."""
+        return sorted({path.partition(".")[0] for path in self.paths().values() if path})
+
+
+class PassageFields(Fields):
     """Where a record holds a passage's parts."""
 
     id: str | None = Field("id", description="unique id; null numbers the records from 0")
@@ -27,12 +39,8 @@ class PassageFields(Options):
     title: str | None = Field("title", description="null, or absent from a record: no title")
     text: str = "text"
 
-    def roots(self) -> list[str]:
-        """The top-level fields that are read."""
-        return _roots(self)
 
-
-class QuestionFields(Options):
+class QuestionFields(Fields):
     """Where a record holds a question's parts. Only ``question`` and ``answers`` must be there."""
 
     question: str = "question"
@@ -42,15 +50,28 @@ class QuestionFields(Options):
     split: str | None = Field(None, description="name of the split, where records and not files tell it")
     hops: str | None = Field(None, description="number of passages to be read together; where there is none, 1")
     template: str | None = Field(None, description="kind of question, for tables by kind")
+    choices: str | None = Field(None, description="list of the answers to choose among (evaluation.decode=choices)")
+    labels: str | None = Field(None, description="list of the choices' labels, where `answers` names these")
+    answers_are: Literal["texts", "labels", "numbers"] = Field(
+        "texts",
+        description="what `answers` holds: texts; labels of choices, as B; or their numbers, counted from 0",
+    )
 
-    def roots(self) -> list[str]:
-        """The top-level fields that are read."""
-        return _roots(self)
+    @model_validator(mode="after")
+    def _of_choices(self) -> QuestionFields:
+        if self.choices is None and (self.labels is not None or self.answers_are != "texts"):
+            raise ValueError("labels and answers_are speak of choices: name their field too, as choices=choices.text")
+        if (self.labels is not None) != (self.answers_are == "labels"):
+            raise ValueError("answers_are=labels and the field of the labels (labels=choices.label) go together")
+        return self
 
+    def paths(self) -> dict[str, str | None]:
+        return {name: path for name, path in super().paths().items() if name != "answers_are"}
 
-def _roots(fields: Options) -> list[str]:
-    paths = [getattr(fields, name) for name in type(fields).model_fields]
-    return sorted({path.partition(".")[0] for path in paths if path})
+    def identity(self, *leave_out: str) -> dict[str, Any]:
+        """The identity; what speaks of choices is in it only where there are some."""
+        of_choices = () if self.choices is not None else ("choices", "labels", "answers_are")
+        return {name: value for name, value in super().identity(*leave_out).items() if name not in of_choices}
 
 
 _ABSENT = object()
@@ -84,14 +105,12 @@ class _Reader:
         key: its config path, for messages.
     """
 
-    def __init__(self, fields: Options, key: str):
+    def __init__(self, fields: Fields, key: str):
         self.fields, self.key = fields, key
-        defaults = type(fields)()
+        defaults = type(fields)().paths()
         # A mapping the user changed and no record has is a slip of the pen; a default that none has is just absent.
         self._chosen = {
-            name: path
-            for name in type(fields).model_fields
-            if (path := getattr(fields, name)) is not None and path != getattr(defaults, name)
+            name: path for name, path in fields.paths().items() if path is not None and path != defaults[name]
         }
         self._last: Placed | None = None
 
@@ -195,7 +214,8 @@ def questions_of(
     reader = _Reader(fields, key)
     for n, placed in enumerate(records):
         question = reader.text(placed, "question", reader.need(placed, "question"))
-        answers = reader.texts(placed, "answers", reader.need(placed, "answers"))
+        choices = () if fields.choices is None else _different(reader, placed, "choices")
+        answers = _answers(reader, placed, choices)
         if not answers:
             raise DataError(f"{placed[0]}: {fields.answers!r} ({key}.answers) is an empty list; a question needs one.")
         own_split, id, gold = (reader.get(placed, name) for name in ("split", "id", "gold"))
@@ -211,5 +231,38 @@ def questions_of(
             split=of_split,
             hops=1 if hops is None else hops,
             template="" if template is None else reader.text(placed, "template", template),
+            choices=choices,
         )
     reader.finish()
+
+
+def _different(reader: _Reader, placed: Placed, name: str) -> tuple[str, ...]:
+    """The texts of a list whose order counts: one that holds a text twice is an error."""
+    value = reader.need(placed, name)
+    texts = reader.texts(placed, name, value)
+    if isinstance(value, (list, tuple)) and len(texts) < len(value):
+        raise DataError(f"{placed[0]}: {getattr(reader.fields, name)!r} ({reader.key}.{name}) holds a text twice.")
+    return texts
+
+
+def _answers(reader: _Reader, placed: Placed, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The answers' texts, looked up among the choices where the record names them by label or number."""
+    fields = reader.fields
+    assert isinstance(fields, QuestionFields)
+    named = reader.texts(placed, "answers", reader.need(placed, "answers"))
+    if fields.answers_are == "texts":
+        return named
+    names = [str(n) for n in range(len(choices))]
+    if fields.answers_are == "labels":
+        names = list(_different(reader, placed, "labels"))
+        if len(names) != len(choices):
+            raise DataError(
+                f"{placed[0]}: {len(names)} labels for {len(choices)} choices ({reader.key}.labels and .choices)."
+            )
+    unknown = [name for name in named if name not in names]
+    if unknown:
+        raise DataError(
+            f"{placed[0]}: {fields.answers!r} ({reader.key}.answers) is {unknown[0]!r}, none of the choices' "
+            f"{fields.answers_are}: {', '.join(names)}."
+        )
+    return tuple(choices[names.index(name)] for name in named)

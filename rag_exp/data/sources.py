@@ -51,6 +51,7 @@ class Question:
         template: which kind of question it is; "" where the source does not tell kinds apart.
         entropy: H(answer | question) under the process that made the question, in nats; None where unknown.
         entropy_given_gold: H(answer | question, gold passages), in nats; None where unknown.
+        choices: answers to choose among, an accepted one among them, where the question is asked so; else empty.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Question:
     template: str = ""
     entropy: float | None = None
     entropy_given_gold: float | None = None
+    choices: tuple[str, ...] = ()
 
 
 CORPORA = Registry("corpus")
@@ -107,6 +109,10 @@ class CorpusOptions(Options):
 
 class QuestionOptions(Options):
     """Base of every question source."""
+
+    def offers_choices(self) -> bool:
+        """Whether every question comes with answers to choose among."""
+        return False
 
     def misfits(self, corpus: CorpusOptions) -> list[str]:
         """Why these questions cannot be asked of ``corpus``, as far as the options tell: finished sentences."""

@@ -8,7 +8,7 @@ greedy     the likeliest token at each step            the same given each passa
 beam       beam search                                 an error
 fast       an error                                    beams given each passage, then *fast*
 thorough   an error                                    beams given each passage, then *thorough*
-choices    the given answers, ranked by the objective's own nats
+choices    each question's choices, ranked by the objective's own nats
 ========== =========================================== =============================================
 
 A hosted generator writes one answer to a prompt: there are no beams, and *thorough* weighs what passages led to
@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rag_exp.core.errors import DataError
+from rag_exp.data.questions import QuestionTable
 from rag_exp.evaluation.options import EvaluationOptions
 from rag_exp.models.objective import Objective
 
@@ -33,11 +35,14 @@ if TYPE_CHECKING:
     from rag_exp.models.reader import Generator
 
 
-def decoding_problems(objective: Objective, options: EvaluationOptions, hosted: bool = False) -> list[str]:
+def decoding_problems(
+    objective: Objective, options: EvaluationOptions, hosted: bool = False, offered: bool = False
+) -> list[str]:
     """Why answers cannot be written so: one sentence each.
 
     Args:
         hosted: whether the generator runs elsewhere, and writes as it does.
+        offered: whether the questions come with choices of their own.
     """
     decode, named = options.decode, f"objective={objective.kind}"  # type: ignore[attr-defined]
     where = f"evaluation.decode: {decode}"
@@ -58,8 +63,38 @@ def decoding_problems(objective: Objective, options: EvaluationOptions, hosted: 
         found.append(f"{where}: {named} sums over whole answers, it has no next token; use fast or thorough.")
     if decode in ("fast", "thorough") and not _sums_answers(objective):
         found.append(f"{where}: {named} does not sum over whole answers by passage; use beam.")
-    if decode == "choices" and not options.choices:
-        found.append("evaluation.choices: none are given to rank; name them, as evaluation.choices=[yes,no,maybe].")
+    if decode == "choices" and not options.choices and not offered:
+        found.append(
+            "evaluation.choices: none are given to rank, and the questions name none of their own; give those of all "
+            "questions, as evaluation.choices=[yes,no,maybe], or where each record holds its own, as "
+            "questions.fields.choices=choices (questions=jsonl or hub)."
+        )
+    return found
+
+
+def choices_of(questions: QuestionTable, options: EvaluationOptions) -> list[list[str]]:
+    """What each question's answer is chosen among; nothing where answers are not chosen.
+
+    Raises:
+        DataError: a question has no choices, or none that is an answer to it.
+    """
+    if options.decode != "choices":
+        return [[] for _ in range(len(questions))]
+    found = questions.choices if options.choices is None else [list(options.choices)] * len(questions)
+    without = [id for id, choices in zip(questions.ids, found, strict=True) if not choices]
+    if without:
+        raise DataError(
+            f"{len(without)} of {len(found)} questions have no choices to rank, first {without[0]!r}. Give every "
+            "question its own (questions.fields.choices), or all the same (evaluation.choices=[yes,no,maybe])."
+        )
+    facts = zip(questions.ids, questions.answers, found, strict=True)
+    missed = [(id, answers) for id, answers, choices in facts if not set(answers) & set(choices)]
+    if missed:
+        id, answers = missed[0]
+        raise DataError(
+            f"{len(missed)} of {len(found)} questions have no answer among their choices, first {id!r} (answer "
+            f"{answers[0]!r}): evaluation.choices must hold an accepted answer of every question, letter by letter."
+        )
     return found
 
 
@@ -70,14 +105,14 @@ def answers(
     objective: Objective,
     options: EvaluationOptions,
     max_new_tokens: int,
-    choices: Sequence[Ids] = (),
+    choices: Sequence[Sequence[Ids]] = (),
 ) -> Ranked:
     """Answers to the B questions of a batch, best first.
 
     Args:
         doc_logprior_BK: log p(z|x) of the batch's rows; zeros [B, 1] where there is one reading.
         max_new_tokens: longest answer written, end token included.
-        choices: what ``decode=choices`` ranks, without end tokens.
+        choices: of each question, what ``decode=choices`` ranks, without end tokens.
 
     Raises:
         DataError: a prompt and an answer do not fit the generator's context.
@@ -107,8 +142,7 @@ def answers(
         case "thorough":
             return thorough(generator, batch, doc_logprior_BK, search)
         case "choices":
-            given = [choices] * len(doc_logprior_BK)
-            return rank_choices(generator, batch, doc_logprior_BK, given, objective.nll, options.length_penalty)
+            return rank_choices(generator, batch, doc_logprior_BK, choices, objective.nll, options.length_penalty)
     raise AssertionError(f"evaluation.decode={options.decode} writes no answers")
 
 

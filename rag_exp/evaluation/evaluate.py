@@ -18,7 +18,7 @@ from rag_exp.core.errors import ConfigError, DataError, TrainingError
 from rag_exp.data.normalise import holds, searchable
 from rag_exp.data.passages import PassageTable
 from rag_exp.data.questions import QuestionTable
-from rag_exp.evaluation.answering import answers, decoding_problems
+from rag_exp.evaluation.answering import answers, choices_of, decoding_problems
 from rag_exp.evaluation.metrics import exact_match, f1_score, gold_recall, metrics_of
 from rag_exp.evaluation.options import EvaluationOptions
 from rag_exp.evaluation.predictions import read_predictions, write_predictions
@@ -177,12 +177,14 @@ class Reader:
             self._rows_QK, self._width_Q = topk.ids_QK, topk.mask_QK.sum(1)
         widest = int(self._width_Q.max())
         problems = packer.room_problems(self._questions, self._targets, objective.in_one_prompt(widest))
-        problems += decoding_problems(objective, options)
-        self._choices = packer.tokens(options.choices or (), "answer") if options.decode == "choices" else []
-        longest = max((len(c) + 1 for c in self._choices), default=0)
+        problems += decoding_problems(objective, options, offered=any(questions.choices))
+        self._choices = [] if problems else choices_of(questions, options)
+        distinct = list(dict.fromkeys(text for choices in self._choices for text in choices))
+        self._choice_ids = dict(zip(distinct, packer.tokens(distinct, "answer"), strict=True))
+        longest = max((len(ids) + 1 for ids in self._choice_ids.values()), default=0)
         if longest > packer.options.max_answer_tokens:
             problems.append(
-                f"evaluation.choices: the longest has {longest} tokens with its end token; raise "
+                f"evaluation.decode: choices, of which the longest has {longest} tokens with its end token; raise "
                 f"prompt.max_answer_tokens ({packer.options.max_answer_tokens}) to that."
             )
         if problems:
@@ -220,7 +222,8 @@ class Reader:
         if K and self.asked.prior.has_null:
             passages = [[*row, ABSENT] for row in passages]
         batch = self._pack(items, passages, [self._targets[i] for i in items])
-        logp_BKT, mask_BT, predictions = self._score(batch, prior_BK, write=self.options.decode != "none")
+        to_write = () if self.options.decode == "none" else items
+        logp_BKT, mask_BT, predictions = self._score(batch, prior_BK, to_write)
         nll_B = self._nll(logp_BKT, mask_BT, prior_BK)
         log_posterior_BK = self.objective.log_posterior(logp_BKT, self._prior(prior_BK, logp_BKT), mask_BT)
         columns: dict[str, list[Any]] = {
@@ -233,6 +236,8 @@ class Reader:
             "fast_prediction": [None] * len(items),
             "candidates": [None] * len(items),
             "candidate_logp": [None] * len(items),
+            "choices": [None] * len(items),
+            "choice_logp": [None] * len(items),
             **self._beside,
             "rows": rows_BK.tolist(),
             "scores": scores_BK.tolist(),
@@ -292,21 +297,26 @@ class Reader:
             questions, passages, answers, joint=reading == "concat", fused=reading == "fid", hops=hops
         )
 
-    def _score(self, batch: ReaderBatch, prior_BK: Tensor, write: bool) -> tuple[Tensor, Tensor, list[str | None]]:
-        """Log-probabilities of the batch's answers, float64 [B, K, T], their mask [B, T], and answers if written."""
+    def _score(
+        self, batch: ReaderBatch, prior_BK: Tensor, to_write: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor, list[str | None]]:
+        """Log-probabilities of the batch's answers, float64 [B, K, T], their mask [B, T], and answers if written.
+
+        Args:
+            to_write: the batch's questions, where answers to them are to be written.
+        """
         B = len(prior_BK)
         predictions: list[str | None] = [None] * B
         batch = batch.to(self.device)
         with self._autocast():
-            if write:
+            if to_write:
                 # The options of prompt and evaluation each bound an answer; the prompt keeps room for its own only.
                 most = min(self.options.max_new_tokens, self.packer.options.max_answer_tokens)
                 log_prior_BK = self._prior(prior_BK, batch.input_ids_NL.view(B, batch.per_question, -1)).to(self.device)
-                written = answers(
-                    self.generator, batch, log_prior_BK, self.objective, self.options, most, self._choices
-                )
+                choices = [[self._choice_ids[text] for text in self._choices[item]] for item in to_write]
+                written = answers(self.generator, batch, log_prior_BK, self.objective, self.options, most, choices)
                 predictions = list(self.packer.tokenizer.decode(written.best))
-                self._beside = self._written(written)
+                self._beside = self._written(written, to_write)
                 logp_NT, counts = written.target_logp_NT, written.counts
                 assert logp_NT is not None
             else:
@@ -314,7 +324,7 @@ class Reader:
         self.counts += counts
         return logp_NT.cpu().double().view(B, batch.per_question, -1), batch.target_mask_BT.cpu(), predictions
 
-    def _written(self, written: Ranked) -> dict[str, list[Any]]:
+    def _written(self, written: Ranked, items: Sequence[int]) -> dict[str, list[Any]]:
         """What was ranked beside the answers: columns of the predictions."""
         decode, ranked = self.packer.tokenizer.decode, written.candidates
         texts = iter(decode([ids for one in ranked for ids, _ in one]))
@@ -322,7 +332,16 @@ class Reader:
             "fast_prediction": [None] * len(ranked) if written.fast is None else list(decode(written.fast)),
             "candidates": [[next(texts) for _ in one] for one in ranked],
             "candidate_logp": [[score for _, score in one] for one in ranked],
+            **(self._chosen_among(written, items) if self.options.decode == "choices" else {}),
         }
+
+    def _chosen_among(self, written: Ranked, items: Sequence[int]) -> dict[str, list[Any]]:
+        """The choices of ``items`` in their own order, and log p of each; of equal tokens, the same."""
+        found: dict[str, list[Any]] = {"choices": [self._choices[item] for item in items], "choice_logp": []}
+        for ranked, choices in zip(written.candidates, found["choices"], strict=True):
+            logp = {tuple(ids): value for ids, value in ranked}
+            found["choice_logp"].append([logp[tuple(self._choice_ids[text])] for text in choices])
+        return found
 
     def _nll(self, logp_BKT: Tensor, mask_BT: Tensor, prior_BK: Tensor) -> Tensor:
         return self.objective.nll(logp_BKT, self._prior(prior_BK, logp_BKT), mask_BT)
@@ -377,7 +396,7 @@ class Reader:
             part = others[start : start + self.options.batch_size]
             which = [b for b, _ in part]
             batch = self._pack([items[b] for b in which], [passages[b] for b in which], [a for _, a in part])
-            logp_BKT, mask_BT, _ = self._score(batch, prior_BK[which], write=False)
+            logp_BKT, mask_BT, _ = self._score(batch, prior_BK[which])
             for b, x in zip(which, self._nll(logp_BKT, mask_BT, prior_BK[which]).tolist(), strict=True):
                 logp[b].append(-x)
         return [-float(np.logaddexp.reduce(x)) for x in logp]

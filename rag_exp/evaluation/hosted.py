@@ -93,12 +93,14 @@ class HostedReader(Reader):
         tokens = self.generator.spent.tokens
         return None if tokens is None else TokenCounts(tokens=tokens, input_tokens=tokens)
 
-    def _score(self, batch: ReaderBatch, prior_BK: Tensor, write: bool) -> tuple[Tensor, Tensor, list[str | None]]:
+    def _score(
+        self, batch: ReaderBatch, prior_BK: Tensor, to_write: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor, list[str | None]]:
         B = len(prior_BK)
         predictions: list[str | None] = [None] * B
-        if write:
+        if to_write:
             over_BK = prior_BK if prior_BK.shape[1] == batch.per_question else prior_BK.new_zeros(B, batch.per_question)
-            predictions = self._written_answers(batch, over_BK)
+            predictions = self._written_answers(batch, over_BK, to_write)
         scored = self.generator.score(batch)
         if scored is None:
             nothing_BK1 = torch.full((B, batch.per_question, 1), math.nan, dtype=torch.float64)
@@ -106,12 +108,16 @@ class HostedReader(Reader):
         K = batch.per_question
         return *self._table([scored[b * K : (b + 1) * K] for b in range(B)]), predictions
 
-    def _written_answers(self, batch: ReaderBatch, prior_BK: Tensor) -> list[str | None]:
+    def _written_answers(self, batch: ReaderBatch, prior_BK: Tensor, items: Sequence[int]) -> list[str | None]:
         """An answer to each question; what was ranked goes beside them."""
         decode = self.options.decode
         if decode == "choices":
-            choices = self.generator.tokenizer.decode(self._choices)
-            ranked = self._ranked(batch, prior_BK, [choices] * len(prior_BK), self.options.length_penalty)
+            choices = [self._choices[item] for item in items]
+            given = [self.generator.tokenizer.decode([self._choice_ids[text] for text in one]) for one in choices]
+            ranked = self._ranked(batch, prior_BK, given, self.options.length_penalty)
+            logp = [dict(one) for one in ranked]
+            self._beside["choices"] = choices
+            self._beside["choice_logp"] = [[of[text] for text in one] for of, one in zip(logp, given, strict=True)]
         else:
             most = min(self.options.max_new_tokens, self.packer.options.max_answer_tokens)
             answers = self.generator.write(batch, most)
@@ -133,25 +139,26 @@ class HostedReader(Reader):
         """The different texts given to each question by their log-probability under the objective's marginal.
 
         Args:
-            length_penalty: log-probabilities are divided by the number of tokens ** this.
+            length_penalty: they are ranked by what is divided by the number of tokens ** this.
 
         Raises:
             EndpointError: the endpoint gives no log-probabilities.
         """
         K, prompts = batch.per_question, self.generator.prompts(batch)
         owned = [(b, text) for b, texts in enumerate(given) for text in dict.fromkeys(texts)]
-        ranked: list[list[tuple[str, float]]] = [[] for _ in given]
+        ranked: list[list[tuple[float, str, float]]] = [[] for _ in given]
         if not owned:
-            return ranked
+            return [[] for _ in given]
         asked = [(prompts[b * K + k], text) for b, text in owned for k in range(K)]
         scored = self.generator.score_texts(*zip(*asked, strict=True))
         if scored is None:
             raise EndpointError(f"{NO_LOGPROBS}, by which answers could be ranked.", field="logprobs")
         logp_CKT, mask_CT = self._table([scored[c * K : (c + 1) * K] for c in range(len(owned))])
         nats_C = self._nll(logp_CKT, mask_CT, prior_BK[[b for b, _ in owned]])
-        for (b, text), score in zip(owned, (-nats_C / mask_CT.sum(1) ** length_penalty).tolist(), strict=True):
-            ranked[b].append((text, score))
-        return [sorted(one, key=lambda candidate: -candidate[1]) for one in ranked]
+        divided_C = nats_C / mask_CT.sum(1) ** length_penalty
+        for (b, text), nats, divided in zip(owned, nats_C.tolist(), divided_C.tolist(), strict=True):
+            ranked[b].append((divided, text, -nats))
+        return [[(text, logp) for _, text, logp in sorted(one, key=lambda candidate: candidate[0])] for one in ranked]
 
     def _table(self, scored: list[list[Aligned]]) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B, K, T] of the answers' tokens, the end token behind them, and the mask [B, T].

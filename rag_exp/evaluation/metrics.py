@@ -30,6 +30,10 @@ METRICS: dict[str, str] = {
     "em": "exact match of the written answer after SQuAD normalisation, maximum over answers",
     "f1": "F1 over words after SQuAD normalisation, maximum over answers",
     "fast_differs": "share of questions to which fast decoding would give another answer than thorough decoding gave",
+    "choice_accuracy": "share of questions whose likeliest choice is an accepted answer, whatever the length_penalty",
+    "choice_accuracy_norm": "the same of the choice with the greatest log-probability per character (the acc_norm of "
+    "lm-evaluation-harness, which leaves the end token out)",
+    "choice_nll": "nats per question: -log of the accepted choices' share of the probability of all choices",
     "gold_recall@1": "share of the needed gold passages (as many as hops) that the first passage gives",
     "gold_recall@k": "the same over all passages read",
     "gold_found": "share of questions with any gold passage among those read",
@@ -125,12 +129,28 @@ class _Metrics:
         pairs = zip(table["prediction"].to_pylist(), table["fast_prediction"].to_pylist(), strict=True)
         differs = np.array([np.nan if fast is None else float(written != fast) for written, fast in pairs])
         self._mean("fast_differs", differs, "only thorough decoding (evaluation.decode=thorough) knows both answers")
+        self._choices(table)
         self._retrieval(table, nll)
         for name in ("entropy", "entropy_given_gold"):
             self._mean(name, _floats(table, name), f"the questions have no known {name}")
         for name in ("entropy", "entropy_given_gold"):
             over = nll - _floats(table, name)
             self._mean(f"nll_over_{name}", over, f"the questions have no known {name}", "nll")
+
+    def _choices(self, table: pa.Table) -> None:
+        import numpy as np
+
+        names = ("choice_accuracy", "choice_accuracy_norm", "choice_nll")
+        values = np.full((len(names), len(table)), np.nan)
+        facts = zip(*(table[name].to_pylist() for name in ("choices", "choice_logp", "answers")), strict=True)
+        for q, (choices, logp, answers) in enumerate(facts):
+            if choices is not None:
+                right, logp_C = np.array([choice in answers for choice in choices]), np.array(logp)
+                by_character_C = logp_C / [len(choice) for choice in choices]
+                values[:2, q] = right[logp_C.argmax()], right[by_character_C.argmax()]
+                values[2, q] = np.logaddexp.reduce(logp_C) - np.logaddexp.reduce(logp_C[right])
+        for name, of_name in zip(names, values, strict=True):
+            self._mean(name, of_name, "no choices were ranked (evaluation.decode=choices ranks them)")
 
     def _retrieval(self, table: pa.Table, nll: np.ndarray) -> None:
         import numpy as np

@@ -38,7 +38,7 @@ class EvaluationOptions(Options):
         "greedy",
         description="how an answer is written (EM and F1 need one): greedy; beam: beam search (rag_token, or one "
         "reading); fast, thorough: RAG-Sequence over beams of each passage (Lewis et al. 2020, section 2.5); choices: "
-        "the best of evaluation.choices; none: only score the given answers",
+        "the best of each question's choices, or of evaluation.choices; none: only score the given answers",
     )
     beam: int = Field(4, ge=1, description="hypotheses that beam, fast and thorough keep; 1 is greedy")
     length_penalty: float = Field(
@@ -46,7 +46,9 @@ class EvaluationOptions(Options):
         ge=0,
         description="log-probabilities of hypotheses, or choices, are divided by length ** this; 0: as they are",
     )
-    choices: tuple[str, ...] | None = Field(None, description="answers that decode=choices ranks")
+    choices: tuple[str, ...] | None = Field(
+        None, description="answers that decode=choices ranks for every question; null: each question's own"
+    )
     max_new_tokens: int = Field(24, ge=1, description="longest answer written; never above prompt.max_answer_tokens")
     max_answers: int = Field(8, ge=1, description="at most so many distinct answers of a question enter nll_any")
     batch_size: Annotated[int, NEUTRAL] = Field(64, ge=1, description="questions read at once")
@@ -61,4 +63,7 @@ class EvaluationOptions(Options):
     def identity(self, *leave_out: str) -> dict[str, Any]:
         """The identity, without what this way of decoding does not read."""
         unread = {name for names in DECODING.values() for name in names} - set(DECODING[self.decode])
-        return {name: value for name, value in super().identity(*leave_out).items() if name not in unread}
+        found = {name: value for name, value in super().identity(*leave_out).items() if name not in unread}
+        if self.decode == "choices":
+            found["choice_logp"] = "undivided"  # what is kept of each choice; it once was what they are ranked by
+        return found

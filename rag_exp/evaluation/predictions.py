@@ -36,7 +36,13 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "prediction": ("string", "the answer that was written; null where nothing is decoded"),
     "fast_prediction": ("string", "what fast decoding would have answered; null but for evaluation.decode=thorough"),
     "candidates": ("list<string>", "answers that were ranked, best first; null where nothing is decoded"),
-    "candidate_logp": ("list<double>", "what they were ranked by: log-probability, as evaluation.decode says"),
+    "candidate_logp": (
+        "list<double>",
+        "log-probability of each, as evaluation.decode says; with evaluation.length_penalty they are ranked by it over "
+        "length ** that",
+    ),
+    "choices": ("list<string>", "what evaluation.decode=choices chose among, in its own order; null for other ways"),
+    "choice_logp": ("list<double>", "log p of each choice, end token included; null for other ways"),
     "em": ("double", "SQuAD exact match of `prediction`, maximum over answers"),
     "f1": ("double", "SQuAD F1 of `prediction`, maximum over answers"),
     "rows": ("list<int64>", "rows of the passages read, each once, path by path; empty where there are none"),
@@ -65,7 +71,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "entropy_given_gold": ("double", "H(answer | question, gold passages), nats; null where unknown"),
 }
 
-LATER = ("null_prior", "null_posterior", "null_nll")  # columns of what there was none of in earlier files
+# Columns of what there was none of in earlier files.
+LATER = ("null_prior", "null_posterior", "null_nll", "choices", "choice_logp")
 
 
 def schema() -> pa.Schema:

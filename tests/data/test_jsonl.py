@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rag_exp.core.errors import DataError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.data.jsonl import JsonlCorpus, JsonlQuestions
-from rag_exp.data.records import look_up
+from rag_exp.data.records import QuestionFields, look_up
 from rag_exp.data.sources import Document, Passage, Question
 
 
@@ -181,6 +181,48 @@ def test_mapped_fields_go_into_nested_objects_and_lists(tmp_path):
     fields = {"question": "q.text", "answers": "ans.value", "gold": "ctx.0.pid", "split": "set"}
     found = asked({"train": file}, **fields, hops="n", template="type")
     assert found == [Question("train-0", "q", ("a", "b"), ("1",), "validation", 2, "bridge")]
+
+
+ARC = {"question": "q", "choices": {"text": ["red", "blue", "green"], "label": ["A", "B", "C"]}, "key": "B"}
+OF_ARC = {"choices": "choices.text", "labels": "choices.label", "answers": "key", "answers_are": "labels"}
+
+
+def test_choices_and_answers_by_text_label_and_number(tmp_path):
+    colours = ("red", "blue", "green")
+    by_text = lines(tmp_path / "t.jsonl", {"question": "q", "among": list(colours), "answers": ["blue", "azure"]})
+    (found,) = asked({"dev": by_text}, choices="among")
+    assert (found.choices, found.answers) == (colours, ("blue", "azure"))
+    (found,) = asked({"dev": lines(tmp_path / "l.jsonl", ARC)}, **OF_ARC)
+    assert (found.choices, found.answers) == (colours, ("blue",))
+    by_number = lines(tmp_path / "n.jsonl", {"question": "q", "choices": [3, 1, 2], "answer": 2})
+    (found,) = asked({"dev": by_number}, choices="choices", answers="answer", answers_are="numbers")
+    assert (found.choices, found.answers) == (("3", "1", "2"), ("2",))
+    (found,) = asked({"dev": by_text})
+    assert found.choices == ()
+
+
+@pytest.mark.parametrize(
+    ("record", "fields", "message"),
+    [
+        (ARC | {"key": "D"}, OF_ARC, r"line 1: 'key' \(questions.fields.answers\) is 'D', none of .* labels: A, B, C"),
+        (ARC | {"key": 3}, {**OF_ARC, "labels": None, "answers_are": "numbers"}, "is '3', none of .* numbers: 0, 1, 2"),
+        (ARC | {"choices": {"text": ["a", "b", "a"]}}, OF_ARC, r"'choices.text' .* holds a text twice"),
+        (ARC | {"choices": {"text": ["a", "b"], "label": ["A"]}}, OF_ARC, "1 labels for 2 choices"),
+        ({"question": "q", "key": "B"}, OF_ARC, r"no field 'choices.text' \(questions.fields.choices\)"),
+    ],
+)
+def test_bad_choices_are_named(tmp_path, record, fields, message):
+    with pytest.raises(DataError, match=message):
+        asked({"dev": lines(tmp_path / "q.jsonl", record)}, **fields)
+
+
+def test_what_speaks_of_choices_needs_some_and_is_in_no_other_identity():
+    with pytest.raises(ValidationError, match="name their field too"):
+        QuestionFields(answers_are="numbers")
+    with pytest.raises(ValidationError, match="go together"):
+        QuestionFields(choices="c", answers_are="labels")
+    assert not {"choices", "labels", "answers_are"} & set(QuestionFields().identity())
+    assert QuestionFields(choices="c").identity()["answers_are"] == "texts"
 
 
 @pytest.mark.parametrize(

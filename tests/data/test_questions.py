@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -73,6 +74,30 @@ def test_exact_small_case(tmp_path, table):
     assert (dev.gold_of, dev.gold_ids, dev.hops.tolist()) == ([[0, 1]], [["s2", "p3"]], [2])
     assert (odd.gold, odd.gold_ids, odd.entropies) == ([[]], [[]], [None])
     assert len(odd) == 1
+
+
+def test_choices_are_a_column_where_some_question_has_them(tmp_path, table):
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+    write_questions(asked(q("a", choices=("1", "0")), q("b")), table, tmp_path / "with")
+    write_questions(asked(q("a"), q("b")), table, tmp_path / "without")
+    chosen, plain = (QuestionTable.open(tmp_path / name, "train") for name in ("with", "without"))
+    assert dict(zip(chosen.ids, chosen.choices, strict=True)) == {"a": ["1", "0"], "b": []}
+    assert plain.choices == [[], []]
+    assert "choices" not in pq.read_schema(tmp_path / "without" / "questions.parquet").names
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (("0",), "'b' .* at least two choices"),
+        (("0", " "), "none of them empty"),
+        (("1", "2"), "'b' .* choices that do not hold its answer '0': '1', '2'"),
+    ],
+)
+def test_bad_choices_are_named(tmp_path, table, choices, message):
+    with pytest.raises(DataError, match=message):
+        write_questions(asked(q("a"), q("b", choices=choices)), table, tmp_path)
 
 
 def test_gold_within_a_prefix_needs_every_hop(tmp_path, table):

@@ -32,7 +32,10 @@ class TownQuestions(QuestionOptions):
             answers = (river, f"the river {river}", river) if i % 3 == 0 else (river,)
             gold = (f"p{i}",) if i % 6 else ()
             floor = 0.5 if i % 2 else None
-            yield Question(f"q{i}", f"Which river is Town {i} on?", answers, gold, "dev", 1, "river", 2.0, floor)
+            choices = (f"R{(i * 7 + 5) % TOWNS}", river, f"R{(i * 7 + 11) % TOWNS}")
+            yield Question(
+                f"q{i}", f"Which river is Town {i} on?", answers, gold, "dev", 1, "river", 2.0, floor, choices
+            )
 
 
 @pytest.fixture(scope="session")
@@ -60,5 +63,10 @@ def towns(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         return reader, packer, options.sizes()
 
     return SimpleNamespace(
-        root=root, table=table, questions=QuestionTable.open(root / "questions", "dev"), kit=kit, size=TOWNS
+        root=root,
+        table=table,
+        questions=QuestionTable.open(root / "questions", "dev"),
+        kit=kit,
+        size=TOWNS,
+        rivers=tuple(f"R{i}" for i in range(TOWNS)),
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from rag_exp.core.errors import ConfigError, DataError
 from rag_exp.evaluation.answering import decoding_problems
 from rag_exp.evaluation.evaluate import Asked, evaluate
 from rag_exp.evaluation.options import EvaluationOptions
@@ -53,15 +57,49 @@ def test_one_beam_is_greedy(towns, tmp_path, objective):
 
 
 def test_a_choice_has_the_objectives_own_nats(towns, tmp_path):
-    """Of two rivers, one of them the answer; its score is minus the question's nll."""
-    rivers = ("R7", "R14")
-    rows, stats = ask(towns, tmp_path / "a", towns.kit(), RagToken(), decode="choices", choices=rivers)
-    asked = [r for r in rows if r["target"] in rivers]
-    assert len(asked) == 2
-    for r in asked:
-        assert -r["candidate_logp"][r["candidates"].index(r["target"])] == pytest.approx(r["nll"], abs=1e-4)
-    assert {r["prediction"] for r in rows} <= set(rivers)
-    assert stats["metrics"]["em"] == np.mean([r["em"] for r in rows])
+    """Each question's own three rivers: the accepted one's score is minus the question's nll."""
+    rows, stats = ask(towns, tmp_path / "a", towns.kit(), RagToken(), decode="choices")
+    for r, choices in zip(rows, towns.questions.choices, strict=True):
+        assert r["choices"] == choices
+        logp = dict(zip(choices, r["choice_logp"], strict=True))
+        assert -logp[r["target"]] == pytest.approx(r["nll"], abs=1e-4)
+        assert r["candidates"] == sorted(choices, key=logp.get, reverse=True)
+        assert r["candidate_logp"] == sorted(r["choice_logp"], reverse=True)
+        assert r["prediction"] == r["candidates"][0]
+    metrics = stats["metrics"]
+    assert metrics["em"] == metrics["choice_accuracy"] == np.mean([r["prediction"] in r["answers"] for r in rows])
+    shares = [np.exp(-r["nll"]) / np.exp(r["choice_logp"]).sum() for r in rows]
+    assert metrics["choice_nll"] == pytest.approx(-np.mean(np.log(shares)), abs=1e-4)
+
+
+def test_a_length_penalty_ranks_choices_and_changes_no_log_probability(towns, tmp_path):
+    kit, choices = towns.kit(), (*towns.rivers, "R111111")
+    plain, stats = ask(towns, tmp_path / "a", kit, RagSequence(), decode="choices", choices=choices)
+    divided, again = ask(towns, tmp_path / "b", kit, RagSequence(), decode="choices", choices=choices, length_penalty=9)
+    for r, other in zip(plain, divided, strict=True):
+        assert r["choices"] == list(choices)
+        assert r["choice_logp"] == pytest.approx(other["choice_logp"], abs=1e-9)
+        assert r["prediction"] != other["prediction"] == choices[-1]
+    names = ("choice_accuracy", "choice_accuracy_norm", "choice_nll")
+    assert [stats["metrics"][name] for name in names] == [again["metrics"][name] for name in names]
+    assert again["metrics"]["em"] == 0.0
+
+
+def test_choices_that_cannot_be_ranked_name_the_question(towns, tmp_path):
+    with pytest.raises(DataError, match=r"22 of 24 questions have no answer among their choices, first .* \(answer 'R"):
+        ask(towns, tmp_path / "a", towns.kit(), RagToken(), decode="choices", choices=("R7", "R14"))
+    some = SimpleNamespace(**vars(towns))
+    some.questions = copy.copy(towns.questions)
+    lacking = towns.questions.ids[3]
+    some.questions.choices = [c if q != 3 else [] for q, c in enumerate(towns.questions.choices)]
+    with pytest.raises(DataError, match=f"1 of 24 questions have no choices to rank, first '{lacking}'"):
+        ask(some, tmp_path / "b", towns.kit(), RagToken(), decode="choices")
+    some.questions.choices = [[] for _ in range(towns.size)]
+    with pytest.raises(ConfigError, match=r"questions\.fields\.choices=choices"):
+        ask(some, tmp_path / "c", towns.kit(), RagToken(), decode="choices")
+    long = (*towns.rivers, "a very long river " * 9)
+    with pytest.raises(ConfigError, match=r"the longest has .* raise prompt\.max_answer_tokens"):
+        ask(towns, tmp_path / "d", towns.kit(), RagToken(), decode="choices", choices=long)
 
 
 def test_what_does_not_go_together_is_told():
@@ -72,6 +110,7 @@ def test_what_does_not_go_together_is_told():
     assert "use beam" in problems(RagToken(), "thorough")[0]
     assert "use beam" in problems(Concat(), "fast")[0]
     assert "evaluation.choices" in problems(Concat(), "choices")[0]
+    assert not problems(Concat(), "choices", offered=True)
     assert "hosted" in problems(RagToken(), "beam", hosted=True)[0]
     assert not problems(RagSequence(), "thorough") + problems(RagToken(), "beam") + problems(Concat(), "beam")
     with pytest.raises(ValueError, match="all different"):

@@ -92,5 +92,6 @@ def test_given_texts_are_ranked_by_the_sum_over_passages():
     assert [x for one in ranked for _, x in one] == pytest.approx([math.log(a), math.log(bc), math.log(d)])
     assert len(found.generator.asked) == 6
     long = found._ranked(batch, prior_BK, given, length_penalty=1.0)
-    assert [x for _, x in long[0]] == pytest.approx([math.log(bc) / 3, math.log(a) / 2])
+    assert [text for text, _ in long[0]] == ["b c", "a"]
+    assert [x for _, x in long[0]] == pytest.approx([math.log(bc), math.log(a)])
     assert found._ranked(batch, prior_BK, [[], []]) == [[], []]

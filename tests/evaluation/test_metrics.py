@@ -71,6 +71,7 @@ def row(**given):
         "entropy": 0.75, "entropy_given_gold": 0.25, "paths": None, "path_prior": None, "path_posterior": None,
         "path_nll": None, "kept_prior": None, "hop1": None,
         "null_prior": 0.125, "null_posterior": 0.25, "null_nll": 3.0,
+        "choices": ["a", "bb"], "choice_logp": [-1.0, -3.0],
     }  # fmt: skip
     return base | given
 
@@ -84,6 +85,7 @@ def table_of(rows):
 def test_a_table_by_hand():
     second = {"gold": [6], "gold_rank": 2, "nll": 3.0, "answer_bytes": 12, "em": 0.0, "f1": 0.5, "truncated": 1}
     second |= {"fast_prediction": "b", "null_prior": 0.625}
+    second |= {"answers": ["bb", "ccc"], "choices": ["a", "bb", "ccc"], "choice_logp": [-1.0, -1.5, -4.0]}
     missed = {"gold": [9], "gold_rank": None, "gold_found": False, "gold_in_corpus": False, "nll": 8.0, "entropy": None}
     without = {"gold": [], "gold_of": [], "gold_rank": None, "gold_found": None, "gold_in_corpus": None, "nll": 4.0}
     rows = [row(), row(**second), row(**missed, answer_found=False, entropy_given_gold=None), row(**without)]
@@ -104,6 +106,9 @@ def test_a_table_by_hand():
         "em": 0.75,
         "f1": 0.875,
         "fast_differs": 0.25,
+        "choice_accuracy": 0.75,
+        "choice_accuracy_norm": 1.0,  # -1.5 / 2 is more than -1 / 1
+        "choice_nll": (3 * math.log1p(math.exp(-2)) + math.log1p(1 / (math.exp(-0.5) + math.exp(-3)))) / 4,
         "gold_recall@1": 1 / 3,
         "gold_recall@k": 2 / 3,
         "gold_found": 2 / 3,
@@ -129,6 +134,7 @@ def test_what_does_not_apply_is_null_with_a_reason():
     closed = {"rows": [], "scores": [], "prior": [], "posterior": [], "passage_nll": [], "gold_rank": None}
     unknown = {"gold_found": None, "gold_in_corpus": None, "answer_found": None, "entropy": None, "prediction": None}
     unknown |= {"fast_prediction": None, "nll_unnormalized": None, "null_prior": None, "null_posterior": None}
+    unknown |= {"choices": None, "choice_logp": None}
     metrics, nulls = metrics_of(table_of([row(**closed, **unknown, em=None, f1=None, entropy_given_gold=None)]))
     missing = {name for name, value in metrics.items() if value is None}
     assert missing == set(nulls)

@@ -89,7 +89,7 @@ def test_a_hopeless_null_document_changes_nothing(towns, tmp_path, objective):
     ids=lambda x: x if isinstance(x, str) else x.kind,
 )
 def test_where_it_has_all_the_prior_answers_are_closed_book(towns, tmp_path, objective, decode):
-    kit, options = towns.kit(), {"decode": decode, "choices": ("R7", "R14") if decode == "choices" else None}
+    kit, options = towns.kit(), {"decode": decode, "choices": towns.rivers if decode == "choices" else None}
     rows, _ = ask(towns, tmp_path / "null", kit, objective, searched(towns), null_score=200.0, **options)
     closed, _ = ask(towns, tmp_path / "closed", kit, objective, None, **options)
     assert [r["prediction"] for r in rows] == [r["prediction"] for r in closed]

@@ -38,6 +38,9 @@ def rank_choices(
         length_penalty: log-probabilities are divided by length ** this to be compared: 0 not at all, 1 by the number
             of tokens.
 
+    Returns:
+        as beams do: ranked by what is divided, with log-probabilities that are not.
+
     Raises:
         DataError: a prompt and the longest choice do not fit the generator's context.
     """
@@ -57,9 +60,8 @@ def rank_choices(
             logp_CKT = logp_MT[at : at + K * C].cpu().double().unflatten(0, (K, C)).transpose(0, 1)
             mask_CT = torch.arange(logp_CKT.shape[2]) < lengths_C[:, None]
             nats_C = marginal(logp_CKT, doc_logprior_BK[q].cpu().double().expand(C, K), mask_CT)
-            score_C = (-nats_C / lengths_C**length_penalty).tolist()
-            ranked = sorted(zip(given[q], score_C, strict=True), key=lambda choice: -choice[1])
-            candidates.append([(list(ids[:-1]), score) for ids, score in ranked])
+            order_C = (nats_C / lengths_C**length_penalty).argsort(stable=True)
+            candidates.append([(list(given[q][c][:-1]), -float(nats_C[c])) for c in order_C.tolist()])
             at += K * C
         return Group(candidates, counts)
 

@@ -156,9 +156,9 @@ def test_choices_by_their_log_probability(reader, rows, batch, marginal, penalty
         for ids in given:
             logp_KT = torch.stack([answer_logp(rows, reader, p, [*ids, eos]) for p in read[3 * b : 3 * b + 3]])
             nats = marginal(logp_KT[None], PRIOR[b : b + 1].double(), torch.ones(1, len(ids) + 1))
-            expected[tuple(ids)] = -float(nats) / (len(ids) + 1) ** penalty
-        assert {tuple(ids): score for ids, score in ranked} == pytest.approx(expected, abs=1e-4)
-        assert ranked == sorted(ranked, key=lambda c: -c[1])
+            expected[tuple(ids)] = -float(nats)
+        assert {tuple(ids): logp for ids, logp in ranked} == pytest.approx(expected, abs=1e-4)
+        assert ranked == sorted(ranked, key=lambda c: -c[1] / (len(c[0]) + 1) ** penalty)
         assert len(ranked) == len(set(map(tuple, given)))
 
 
