@@ -69,17 +69,3 @@ def ahead_sentences(law: LawFit, metric: str) -> Iterator[str]:
         if min(a.value, a.forms_low) <= 0:
             text += ", which no loss can be: a form does not hold so far out"
         yield text + "."
-
-
-def loss_sentence(law: LawFit) -> str | None:
-    """``Across four losses of the residuals alpha goes from 0.21 to 0.25.``; None where that was not computed."""
-    from rag_exp.laws.sensitivity import moves
-
-    if not law.across_losses:
-        return None
-    failed = "".join(f" ({name} could not be fitted)" for name, f in law.across_losses.items() if f["reason"])
-    spans = [f"{s} goes from {low:.3g} to {high:.3g}" for s, (low, high) in moves(law.across_losses).items()]
-    fitted = sum(f["reason"] is None for f in law.across_losses.values())
-    if not spans:
-        return f"What another loss of the residuals would make of its exponents is not known{failed}."
-    return f"Across {fitted} losses of the residuals {', '.join(spans)}{failed}."

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_exp.analysis.ahead import ahead_sentences, loss_sentence
+from rag_exp.analysis.ahead import ahead_sentences
 from rag_exp.analysis.known_floor import floor_sentence, known_floor, with_floor
+from rag_exp.analysis.trust import coverage_sentence, loss_sentence
 from rag_exp.core.atomic import write_text
 from rag_exp.core.errors import DataError, LawError
 from rag_exp.core.fingerprint import digest
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.factor_rows import Answers
 
 FOLDER = "fits"
-FITS_VERSION = 3  # of what a fit card holds; cards of another version are made anew
+FITS_VERSION = 4  # of what a fit card holds; cards of another version are made anew
 FACTORISED = "factorised"
 MIN_LEVELS = 3
 MIN_CLUSTERS = 4
@@ -290,7 +291,7 @@ class _Fitter:
                     "Add a level, or name a single form."
                 )
             chosen, *others = acceptable(table, self.options.acceptable)
-            found.law = self.law(chosen, axes, data, rows)
+            found.law = self.law(chosen, axes, data, rows, coverage=self.options.coverage)
             found.law.alternatives = [self.law(form, axes, data, rows) for form in others]
             found.law.across_losses = across_losses(found.law)
             known = known_floor(rows, self.metric)
@@ -309,6 +310,7 @@ class _Fitter:
         data: dict[str, Any],
         rows: pd.DataFrame,
         fixed: Mapping[str, float] | None = None,
+        coverage: int = 0,
     ) -> LawFit:
         """The law with intervals; without them, and saying so, where the replicates could not all be fitted."""
         from rag_exp.laws.fitting import fit
@@ -321,7 +323,8 @@ class _Fitter:
             options["cluster"] = checkpoints.tolist()
         how = self.resampling(rows, "cluster" in options)
         try:
-            law = fit(form, data, bootstrap=o.bootstrap, **{**options, **how})
+            how |= {"bootstrap": o.bootstrap, "coverage": coverage, "unconverged": o.unconverged}
+            law = fit(form, data, **{**options, **how})
         except LawError as e:
             law = fit(form, data, **options)
             law.warnings.append(f"no intervals: {e}")
@@ -370,7 +373,7 @@ def summary(found: StudyFit) -> str:
     chosen = next((r for r in found.comparison if r["form"] == law.form.label), None)
     if chosen and chosen["heldout"] is not None:
         line += f"; held-out error {chosen['heldout']:.2%}"
-    rest = [s for s in (loss_sentence(law), floor_sentence(law, found.floor)) if s]
+    rest = [s for s in (loss_sentence(law), coverage_sentence(law), floor_sentence(law, found.floor)) if s]
     return " ".join([f"{line}.", *rest]) if rest else line
 
 

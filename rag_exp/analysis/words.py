@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rag_exp.analysis.ahead import ahead_sentences, loss_sentence
+from rag_exp.analysis.ahead import ahead_sentences
 from rag_exp.analysis.known_floor import floor_sentence
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, described
 from rag_exp.analysis.tables import finished, missing_runs
 from rag_exp.analysis.theme import si, unit
+from rag_exp.analysis.trust import coverage_sentence, loss_sentence
 from rag_exp.laws.effects import Effect, Exchange, effect, exchange
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _trust(fit: StudyFit, metric: str) -> Iterator[str]:
         + "."
     )
     yield from ahead_sentences(law, metric)
-    yield from (s for s in (loss_sentence(law), floor_sentence(law, fit.floor)) if s)
+    yield from (s for s in (loss_sentence(law), coverage_sentence(law), floor_sentence(law, fit.floor)) if s)
     for warning in law.warnings:
         yield f"Note that {warning}."
 

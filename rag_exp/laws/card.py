@@ -79,6 +79,8 @@ class LawFit:
         warnings: what a reader must know.
         rows: axes and losses used (``axes``, ``y``, ``weights``, ``positions``) and ``left_out`` with reasons.
         unidentified: parameters that the data say nothing about.
+        coverage: how often intervals like these held the truth on simulated studies of this design (see
+            :mod:`rag_exp.laws.coverage`); empty where that was not asked.
         across_losses: what the shapes are under each loss (see :func:`rag_exp.laws.across_losses`); empty where that
             was not asked.
         alternatives: fits of other forms to the same rows that hold-outs do not tell from this one (see
@@ -102,6 +104,7 @@ class LawFit:
     unidentified: list[str] = field(default_factory=list)
     definitions: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    coverage: dict[str, Any] = field(default_factory=dict)
     across_losses: dict[str, dict[str, Any]] = field(default_factory=dict)
     alternatives: list[LawFit] = field(default_factory=list)
 
@@ -210,6 +213,7 @@ class LawFit:
             "ranges": {k: list(v) for k, v in self.ranges.items()},
             "resampling": self.resampling,
             "versions": self.versions,
+            "coverage": self.coverage,
             "across_losses": self.across_losses,
             "rows": self.rows,
             "covariance": None if self.draws_Rp is None else _plain_covariance(self.draws_Rp),
@@ -264,6 +268,7 @@ class LawFit:
             unidentified=list(card["unidentified"]),
             definitions=dict(card["definitions"]),
             versions=dict(card["versions"]),
+            coverage=dict(card.get("coverage", {})),
             across_losses=dict(card.get("across_losses", {})),
             alternatives=[cls.from_dict(c) for c in card.get("alternatives", [])],
         )

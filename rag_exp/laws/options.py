@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rag_exp.core.errors import LawError
 from rag_exp.core.options import Options, Registry
@@ -48,6 +48,16 @@ class LawOptions(Options):
         "predictions span them (see rag_exp.laws.choice); 1: the chosen form alone",
     )
     level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
+    coverage: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="studies simulated on the same design, to see how often intervals hold the truth",
+    )
+    unconverged: Literal["error", "leave_out"] = Field(
+        "error",
+        description="replicates that do not meet their gradient: no intervals, or intervals without those (counted)",
+    )
     seed: int = 0
 
     def identity(self, *leave_out: str) -> dict[str, Any]:
@@ -56,6 +66,15 @@ class LawOptions(Options):
         if not self.factorised:
             del found["factorised"]
         return found
+
+    @model_validator(mode="after")
+    def _coverage_has_replicates(self) -> LawOptions:
+        if self.coverage and (not self.bootstrap or self.resample == "questions"):
+            raise ValueError(
+                "law.coverage simulates the noise of runs, so it needs law.bootstrap and another law.resample than "
+                "questions"
+            )
+        return self
 
     @field_validator("over_N", "over_M", "joint")
     @classmethod

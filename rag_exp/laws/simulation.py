@@ -9,10 +9,12 @@ import numpy as np
 
 from rag_exp.core.errors import LawError
 from rag_exp.core.rng import numpy_rng
+from rag_exp.laws.coverage import covered, solved
 from rag_exp.laws.evaluation import evaluate
-from rag_exp.laws.fitting import fit
+from rag_exp.laws.fitting import prepare
 from rag_exp.laws.form import Form
 from rag_exp.laws.forms import form_by_name
+from rag_exp.laws.replication import Resampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +42,8 @@ def simulate(
         studies: simulated studies that recovery is measured on.
         coverage: of them, how many are also bootstrapped to measure coverage (0: not measured).
         bootstrap: replicates per study.
-        fitted: what :func:`rag_exp.laws.fit` takes besides (``loss``, ``delta``, ``fixed``, ``bootstrap_kind``).
+        fitted: what :func:`rag_exp.laws.fit` takes besides (``loss``, ``delta``, ``fixed``, ``bootstrap_kind``,
+            ``cluster``, ``seeds``).
 
     Returns:
         per free parameter: ``truth``, ``median``, ``bias`` (of the median), ``sd``, and where asked for ``coverage``.
@@ -55,26 +58,23 @@ def simulate(
     if absent:
         raise LawError(f"simulate needs a true value of {', '.join(absent)}.")
     axes = {v: np.asarray(design[v], dtype=float) for v in form.variables}
-    truth = np.array([[params[p] for p in form.parameters]])
-    exact = evaluate(form, axes, truth)[0]
+    truth = np.array([params[p] for p in form.parameters])
+    exact = evaluate(form, axes, truth[None])[0]
     if not (exact > 0).all():
         raise LawError("The true law is not positive everywhere on the design.")
-    rng = numpy_rng(seed, "laws", "simulate")
-    losses = exact * np.exp(rng.normal(0.0, noise, (studies, len(exact))))
-    options = {k: v for k, v in fitted.items() if k != "bootstrap_kind"}
-    law = fit(form, {**axes, "loss": exact}, replicates=losses, **options)
-    draws = law.draws
-    free = [p for p in form.parameters if p not in law.fixed]
+    kind = fitted.pop("bootstrap_kind", "case")
+    problem = prepare(form, {**design, "loss": exact}, **fitted)
+    losses = exact * np.exp(numpy_rng(seed, "laws", "simulate").normal(0.0, noise, (studies, len(exact))))
+    _, basins, _ = problem.optimum()
+    ends = solved(problem, losses, basins)
+    free = [p for p in form.parameters if p not in problem.held]
+    draws = pd.DataFrame(problem.design.to_papers(ends.theta_Rp), columns=list(form.parameters))[free]
     table = pd.DataFrame({"truth": [params[p] for p in free]}, index=pd.Index(free, name="parameter"))
-    table["median"] = draws[free].median()
+    table["median"] = draws.median()
     table["bias"] = table["median"] - table["truth"]
-    table["sd"] = draws[free].std()
+    table["sd"] = draws.std()
     if coverage:
-        inside = dict.fromkeys(free, 0)
-        for s in range(coverage):
-            one = fit(form, {**axes, "loss": losses[s]}, bootstrap=bootstrap, level=level, seed=s, **fitted)
-            for p in free:
-                interval = one.intervals[p]
-                inside[p] += interval is not None and interval[0] <= params[p] <= interval[1]
-        table["coverage"] = [inside[p] / coverage for p in free]
+        some = ends.pick(np.arange(min(coverage, studies)))
+        shares = covered(problem, some, losses, Resampling(kind, bootstrap, seed), level, truth)
+        table["coverage"] = [float(shares[form.parameters.index(p)]) for p in free]
     return table

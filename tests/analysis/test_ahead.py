@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rag_exp.analysis.ahead import ahead, ahead_sentences, loss_sentence
-from rag_exp.laws import across_losses, fit
+from rag_exp.analysis.ahead import ahead, ahead_sentences
+from rag_exp.laws import fit
 
 N, M = np.repeat(np.geomspace(2e5, 4e6, 4), 5), np.tile(np.geomspace(1000, 32_000, 5), 4)
 LOSS = (14 + 150 * N**-0.35 - 3e-4 * M) * np.exp(np.random.default_rng(0).normal(0, 0.005, 20))
@@ -49,15 +49,3 @@ def test_without_replicates_there_is_no_interval_and_the_forms_still_stand():
     text = next(ahead_sentences(plain, "nll"))
     assert "[" not in text
     assert "acceptable" not in text
-
-
-def test_the_exponents_across_losses_in_words(law):
-    assert loss_sentence(law) is None
-    clean = fit("joint_gain", {**DATA, "loss": 14 + 150 * N**-0.35 - 3e-4 * M}, delta=0.02)
-    clean.across_losses = across_losses(clean)
-    assert loss_sentence(clean) == (
-        "Across 4 losses of the residuals alpha goes from 0.35 to 0.35, gamma goes from 1 to 1."
-    )
-    for name in ("lad_log", "ls_log", "ls_raw"):
-        clean.across_losses[name] = {"shapes": None, "floor": None, "reason": "no"}
-    assert "is not known (lad_log could not be fitted)" in loss_sentence(clean)

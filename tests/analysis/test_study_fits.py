@@ -112,16 +112,36 @@ def test_without_the_answers_losses_the_runs_residuals_are_resampled(study):
 
 def test_replicates_that_cannot_be_fitted_leave_the_law_without_intervals_and_say_so(study, monkeypatch):
     from rag_exp.core.errors import LawError
-    from rag_exp.laws import fitting
+    from rag_exp.laws import replication
 
-    def refuse(self, *args, **kwargs):
+    def refuse(*args, **kwargs):
         raise LawError("3 of 80 replicates did not converge")
 
-    monkeypatch.setattr(fitting.Problem, "_refit", refuse)
+    monkeypatch.setattr(replication, "refit", refuse)
     found = fit_table(study[2], QUICK)
     law = found.joint().law
     assert law.intervals["alpha"] is None
     assert any(w.startswith("no intervals: 3 of 80") for w in law.warnings)
+
+
+def test_coverage_on_request_and_hierarchical_replicates(synthetic):
+    world = synthetic.World()
+    runs = [
+        synthetic.record(world, s, c, seed=k)
+        for s in ("s0", "s1", "s2", "s3")
+        for c in ("1000", "5700", "null")
+        for k in (0, 1)
+    ]
+    table = records_to_table(runs, synthetic.plan_of(runs))
+    losses = {r.run_id: world.losses(r.sizes["N"], r.sizes["M"], seed=r.seed) for r in runs}
+    options = {"bootstrap": 60, "joint": ("joint_gain",), "over_N": ("saturating(N)",), "over_M": ("gain",)}
+    fits = fit_table(table, LawOptions(coverage=20, resample="hierarchical", **options), losses)
+    law = fits.joint().law
+    assert law.resampling["kind"] == "hierarchical"
+    assert law.resampling["levels"]["questions"] == 400
+    assert law.resampling["levels"]["rows with other seeds"] == 24
+    assert law.coverage["studies"] == 20
+    assert "On 20 simulated studies of this design the 95% intervals held E in " in summary(fits.joint())
 
 
 def test_fit_cards_are_written_and_read_back(fits, tmp_path):

@@ -285,6 +285,41 @@ def test_a_fit_that_does_not_converge_is_an_error_and_never_the_initial_guess(mo
         fit("joint", data)
 
 
+@pytest.fixture
+def stubborn(monkeypatch):
+    """Every fifth replicate never meets its gradient."""
+    from dataclasses import replace
+
+    from rag_exp.laws import replication
+
+    honest = replication.refit
+
+    def refit(*args):
+        found = honest(*args)
+        failed = np.arange(len(found.theta_Rp)) % 5 == 0
+        return replace(found, gradient_R=np.where(failed, 0.3, found.gradient_R), converged_R=~failed)
+
+    monkeypatch.setattr(replication, "refit", refit)
+
+
+def test_a_replicate_that_does_not_converge_is_an_error(stubborn):
+    _, _, data = noisy("joint", 0.02)
+    with pytest.raises(LawError, match=r"10 of 50 replicates of joint did not converge \(worst gradient 3.0e-01\)"):
+        fit("joint", data, bootstrap=50, bootstrap_kind="wild", loss="ls_log")
+
+
+def test_unless_told_otherwise_and_then_the_card_says_so(stubborn):
+    _, _, data = noisy("joint", 0.02)
+    options = {"bootstrap": 50, "bootstrap_kind": "wild", "loss": "ls_log"}
+    law = fit("joint", data, unconverged="leave_out", **options)
+    assert len(law.draws_Rp) == 40
+    assert law.to_dict()["resampling"]["unconverged"] == {"told": "leave_out", "left_out": 10}
+    assert "10 of 50 replicates did not converge and are left out" in law.warnings
+    assert law.resampling["worst_gradient"] < 1e-6
+    with pytest.raises(LawError, match="Did you mean 'leave_out'"):
+        fit("joint", data, unconverged="leaveout", **options)
+
+
 def test_options_that_mean_nothing_are_refused():
     data = {"N": [1, 2, 4, 8], "loss": [5, 4, 3.5, 3.4]}
     for kwargs, message in [

@@ -39,3 +39,9 @@ def test_unknown_forms_and_keys_are_refused():
         LawOptions(over_N=("saturatin",))
     with pytest.raises(ValidationError, match="bootstraps"):
         LawOptions(bootstraps=3)
+
+
+def test_coverage_needs_replicates_that_can_be_simulated():
+    for options in ({"bootstrap": 0}, {"resample": "questions"}):
+        with pytest.raises(ValidationError, match=r"law\.coverage simulates the noise of runs"):
+            LawOptions(coverage=100, **options)
