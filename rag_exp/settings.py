@@ -147,7 +147,8 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
             f"generator: {config.generator.kind}: {named} needs a decoder that attends to encoded passages; use "
             "generator=t5, generator=bart or a pretrained sequence-to-sequence model."
         )
-    if config.training.steps > 0 and train.source != "none" and trains == "frozen" and objective.evidence != "none":
+    untaught = trains == "frozen" and not (config.retriever.learns_prior and train.source == "index")
+    if config.training.steps > 0 and train.source != "none" and untaught and objective.evidence != "none":
         if objective.trains_reader:
             mend = "use retriever.train=query or both, or an objective of the reader alone, such as rag_sequence"
         else:
@@ -222,15 +223,17 @@ def hosted_problems(config: RunConfig) -> list[str]:
             f"training.warmup.steps: {training.warmup.steps}: generator=hosted does not train; use "
             "training.warmup.steps=0 (experiment=hosted does)."
         )
-    if training.steps > 0 and (config.objective.trains_reader or config.retriever.train == "frozen"):
+    untaught = config.retriever.train == "frozen" and not config.retriever.learns_prior
+    if training.steps > 0 and (config.objective.trains_reader or untaught):
         found.append(
             f"training.steps: {training.steps}: generator=hosted does not train; use training.steps=0, or let it teach "
-            "a retriever (objective=ensemble with retriever=query or both)."
+            "a retriever (objective=ensemble with retriever=query or both) or the prior (with "
+            "retriever.learn_temperature=true or retriever.null_document=learned)."
         )
     elif training.steps > 0 and not (generator.scores() and generator.logprobs != "auto"):
         found.append(
-            "generator.logprobs: a hosted generator teaches a retriever by its log-probabilities; say how the endpoint "
-            "gives them (generator.logprobs=echo or prompt_logprobs, with generator.protocol=completions)."
+            "generator.logprobs: a hosted generator teaches by its log-probabilities; say how the endpoint gives them "
+            "(generator.logprobs=echo or prompt_logprobs, with generator.protocol=completions)."
         )
     decode = config.evaluation.decode
     if decode in ("thorough", "choices") and not (generator.scores() and generator.logprobs != "auto"):

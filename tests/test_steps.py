@@ -349,6 +349,8 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
         ["objective=ensemble", "retriever=query"],
         ["objective=pdist", "retriever=query", "retriever.null_document=learned"],
         ["objective=ensemble", "training.steps=0", "retriever.null_document=fixed"],
+        ["objective=ensemble", "retriever.learn_temperature=true"],  # the prior is what it teaches
+        ["objective=emdr2", "retriever.null_document=learned"],
         ["objective=emdr2", "retriever=query", "objective.reader=concat", "retriever.learn_temperature=true"],
         [*CHAIN, "retriever=query", "retriever.learn_temperature=true"],
     ],

@@ -108,5 +108,7 @@ class Reporter(pl.Callback):
                 f"{self.name}/tokens_per_second": (tokens - self._tokens) / max(now - self._clock, 1e-9),
                 f"{self.name}/tokens": tokens,
             }
+            if module.prior.parameter_groups():
+                values |= {f"{self.name}/{name}": value for name, value in module.prior.values().items()}
             self._clock, self._tokens = now, tokens
             self.mirror.log({name: float(v) for name, v in values.items() if v is not None}, done)

@@ -15,6 +15,7 @@ from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.hop2 import SecondHop
 from rag_exp.retrieval.live import LiveRetriever
 from rag_exp.retrieval.results import SearchResult
+from rag_exp.training.loggers import Mirror
 from rag_exp.training.loop import Stage, fit_stage
 from rag_exp.training.meter import Meter
 from rag_exp.training.module import RagModule
@@ -22,7 +23,7 @@ from rag_exp.training.options import OptimOptions, TrainerOptions
 from rag_exp.training.reading import StageData
 
 K, STEPS = 3, 7
-MACHINE = TrainerOptions(accelerator="cpu", threads=1, progress=False, checkpoint_every=3)
+MACHINE = TrainerOptions(accelerator="cpu", threads=1, progress=False, checkpoint_every=3, log_every=1)
 
 
 def learning():
@@ -45,7 +46,7 @@ def live_retriever(towns):
     return LiveRetriever(encoder, None, towns.table, [encoder.encode(texts, "passage")], Flat(), 0)
 
 
-def fit(towns, prior, objective=None, partial=None, live=None, hop2=None):
+def fit(towns, prior, objective=None, partial=None, live=None, hop2=None, mirror=None):
     objective = objective or RagSequence()
     given = towns.packer, towns.questions, towns.table
     if live is None:
@@ -54,7 +55,7 @@ def fit(towns, prior, objective=None, partial=None, live=None, hop2=None):
         data = StageData.live(*given, K, objective, hop2, prior.has_null)
     reader, stage = towns.reader(), Stage("marginal", STEPS, 6, 2e-3, 5, bucket=2, retriever_lr=0.01)
     stats = fit_stage(
-        stage, reader, objective, data, OptimOptions(), towns.options.sizes(), MACHINE, partial, live, prior=prior
+        stage, reader, objective, data, OptimOptions(), towns.options.sizes(), MACHINE, partial, live, mirror, prior
     )
     return reader, stats
 
@@ -71,6 +72,30 @@ def test_a_temperature_learns_beside_a_retriever(towns, objective):
     prior, hop2 = learning(), SecondHop(j=2, paths=3) if objective.hops == 2 else None
     fit(towns, prior, objective, live=live_retriever(towns), hop2=hop2)
     assert prior.values()["temperature"] != 1.5
+
+
+def test_a_prior_may_be_all_that_learns(towns):
+    prior = RetrievalPrior(1.5, True, 0.5, True, lr=0.05)
+    reader, stats = fit(towns, prior, Ensemble())
+    assert all(torch.equal(x, y) for x, y in zip(reader.parameters(), towns.reader().parameters(), strict=True))
+    assert prior.values()["temperature"] != 1.5
+    assert prior.values()["null_score"] != 0.5
+    assert stats["rows"] == 0
+    assert stats["scored_tokens"] > 0
+
+
+def test_curves_show_what_the_prior_learns(towns):
+    class Curves:
+        def __init__(self):
+            self.found = {}
+
+        def log_metrics(self, values, step):
+            self.found |= {(name, step): value for name, value in values.items()}
+
+    prior, curves = learning_null(), Curves()
+    fit(towns, prior, mirror=Mirror(curves))
+    assert curves.found["marginal/null_score", STEPS] == pytest.approx(prior.values()["null_score"])
+    assert curves.found["marginal/temperature", 1] == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("objective", [RagSequence(), RagToken()], ids=lambda o: o.kind)

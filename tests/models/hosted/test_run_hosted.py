@@ -152,6 +152,17 @@ def test_it_teaches_a_retriever_and_stays_as_it_is(served, place, capsys):
     assert len(read) > 3 * 2 * 2  # each passage of each training question, and those of evaluation
 
 
+def test_it_teaches_a_prior_over_what_words_find(served, place):
+    learns = ("objective=ensemble", "retriever.learn_temperature=true", "retriever.null_document=learned")
+    few = ("training.steps=3", "training.batch_size=2", "generator.logprobs=echo", "evaluation.decode=none")
+    assert cli.main(command(served.url, *learns, *few)) == 0
+    record = only_record(place)
+    assert record.status == "finished", record.error
+    assert record.metrics["prior_temperature"] != 1.0
+    assert record.metrics["null_score"] != 0.0
+    assert 0 < record.metrics["prior_on_null"] < 1
+
+
 def test_token_marginals_where_tokens_agree(served, place):
     assert cli.main(command(served.url, "objective=rag_token", "generator.end_token='</s>'")) == 0
     record = only_record(place)
