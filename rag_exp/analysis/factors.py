@@ -50,7 +50,7 @@ class StudyFactors:
 
 
 def fit_factors(
-    rows: pd.DataFrame, conditions: list[str], options: LawOptions, answers: Mapping[str, Answers]
+    rows: pd.DataFrame, metric: str, conditions: list[str], options: LawOptions, answers: Mapping[str, Answers]
 ) -> StudyFactors:
     """Fit the factorised law to the runs of one arm.
 
@@ -71,7 +71,13 @@ def fit_factors(
         rows = max((g for _, g in rows.groupby([rows[c].map(str) for c in apart], sort=False)), key=len)
     found = StudyFactors(None, run_ids=rows["run_id"].tolist())
     checkpoints = rows["artifacts.checkpoint"].map(str).tolist() if "artifacts.checkpoint" in rows else None
-    given: dict[str, Any] = {"loss": options.loss, "delta": options.delta, "level": options.level, "seed": options.seed}
+    given: dict[str, Any] = {
+        "metric": metric,
+        "loss": options.loss,
+        "delta": options.delta,
+        "level": options.level,
+        "seed": options.seed,
+    }
     by_row = {i: answers[run] for i, run in enumerate(found.run_ids) if run in answers}
     own = by_row if len(by_row) == len(rows) and options.resample in ("auto", "questions") else None
     try:
@@ -93,7 +99,7 @@ def factor_lines(found: StudyFactors) -> Iterator[str]:
     if found.law is None:
         yield f"factorised: no law: {found.reason}"
         return
-    yield f"factorised: nll = {found.law.equation}"
+    yield f"factorised: {found.law.metric} = {found.law.equation}"
     for name, factor in found.law.factors.items():
         yield f"  {name}: {_said(factor, found.law.level)}"
     for axis, error in found.largest.items():
@@ -103,10 +109,8 @@ def factor_lines(found: StudyFactors) -> Iterator[str]:
         if row["rmse"] is None:
             yield f"  without {row['index']}: not fitted: {row['reason']}"
         else:
-            yield (
-                f"  an unseen {row['index']} index, from its measured recall, within {row['rmse']:.2%} of the loss "
-                f"({row['rmse_as_exact']:.2%} if taken for exact search)"
-            )
+            own, exact = (f"{row[k]:.2%}" for k in ("rmse", "rmse_as_exact"))
+            yield f"  unseen {row['index']}: from its measured recall it errs by {own}, as exact search by {exact}"
 
 
 def factors_section(page: Page, found: StudyFactors) -> None:
@@ -169,12 +173,12 @@ def recall_sentences(law: FactorisedFit) -> Iterator[str]:
             value = law.predict(both)
         except LawError:
             continue
-        text = f"{words[0].upper()}{words[1:]} costs {value[1] - value[0]:.2g} nats"
+        text = f"{words[0].upper()}{words[1:]} changes {law.metric} by {value[1] - value[0]:+.2g}"
         if law.resampling["draws"]:
             draws = law.predict_draws(both)
             tail = 50 * (1 - law.level)
             low, high = np.percentile(draws[:, 1] - draws[:, 0], [tail, 100 - tail])
-            text += f" [{low:.2g}, {high:.2g}]"
+            text += f" [{low:+.2g}, {high:+.2g}]"
         yield f"{text} ({top['N']:,.0f} parameters, {top['M']:,.0f} passages, {top['K']:g} read)."
 
 

@@ -57,7 +57,7 @@ def fit_study(plan: Plan, records: Sequence[RunRecord]) -> Iterator[str]:
     metric = options.metric or plan.metric
     losses, reason = question_losses(records, plan.root, metric)
     lines: list[str] = []
-    answers = question_answers(records, plan.root) if options.factorised and options.bootstrap else {}
+    answers = question_answers(records, plan.root, metric) if options.factorised and options.bootstrap else {}
     fits = fit_table(table, options, losses, lines.append, answers)
     yield from lines
     if reason and options.bootstrap:
@@ -153,8 +153,8 @@ def question_losses(records: Sequence[RunRecord], root: Path, metric: str) -> tu
     return same, reason
 
 
-def question_answers(records: Sequence[RunRecord], root: Path) -> dict[str, Answers]:
-    """Per run id whose answers are in the store: nats, whether gold was read and covered, in one order of questions.
+def question_answers(records: Sequence[RunRecord], root: Path, metric: str) -> dict[str, Answers]:
+    """Per run id whose answers are in the store: the metric, whether gold was read and covered, in one order.
 
     Runs that were asked other questions than the first one, or questions without gold passages, are passed over.
     """
@@ -170,17 +170,17 @@ def question_answers(records: Sequence[RunRecord], root: Path) -> dict[str, Answ
             continue
         import pyarrow.parquet as pq
 
-        if not {"gold_rank", "gold_in_corpus"} <= set(pq.read_schema(file).names):
+        if not {metric, "gold_rank", "gold_in_corpus"} <= set(pq.read_schema(file).names):
             continue
-        table = pq.read_table(file, columns=["id", "nll", "gold_rank", "gold_in_corpus"])
-        columns = [table[name].to_pylist() for name in ("nll", "gold_rank", "gold_in_corpus")]
+        table = pq.read_table(file, columns=["id", metric, "gold_rank", "gold_in_corpus"])
+        columns = [table[name].to_pylist() for name in (metric, "gold_rank", "gold_in_corpus")]
         by_id = dict(zip(table["id"].to_pylist(), zip(*columns, strict=True), strict=True))
         order = order or list(by_id)
         if by_id.keys() != set(order) or any(v[0] is None or v[2] is None for v in by_id.values()):
             continue
-        nll, rank, covered = zip(*(by_id[q] for q in order), strict=True)
+        values, rank, covered = zip(*(by_id[q] for q in order), strict=True)
         found[record.run_id] = Answers(
-            np.array(nll, dtype=float), np.array([r is not None for r in rank]), np.array(covered, dtype=bool)
+            np.array(values, dtype=float), np.array([r is not None for r in rank]), np.array(covered, dtype=bool)
         )
     return found
 

@@ -191,7 +191,7 @@ def fit_table(
         fitter.condition(shown, group)
     factors = None
     if options.factorised:
-        factors = fit_factors(rows, conditions, options, answers or {})
+        factors = fit_factors(rows, metric, conditions, options, answers or {})
         for line in factor_lines(factors):
             fitter.report(line)
     notes = list(fitter.notes)

@@ -20,6 +20,7 @@ import numpy as np
 from rag_exp.core.errors import LawError
 from rag_exp.laws.costs import Costs
 from rag_exp.laws.effects import surface_of
+from rag_exp.laws.factoring import SCORES
 from rag_exp.laws.surface import Surface
 
 if TYPE_CHECKING:
@@ -242,6 +243,8 @@ class _Search:
 
 
 def _check(surface: Surface, costs: Costs, budgets: Sequence[float]) -> None:
+    if getattr(surface.law, "metric", None) in SCORES:
+        raise LawError(f"A frontier minimises a loss; this law is of {surface.law.metric}, which is better larger.")
     others = [a for a in surface.axes if a not in AXES]
     if "N" not in surface.axes or others:
         raise LawError(

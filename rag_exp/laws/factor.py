@@ -28,6 +28,8 @@ class Factor:
         draws_R: replicates of ``constant``.
         reason: why there is neither law nor constant; a prediction then needs the measured value.
         warnings: what a reader must know.
+        held: axes of the law that stand at a value here.
+        flipped: whether the law is of 1 minus the metric (of errors, for an accuracy).
     """
 
     metric: str
@@ -36,6 +38,8 @@ class Factor:
     draws_R: np.ndarray | None = None
     reason: str | None = None
     warnings: list[str] = field(default_factory=list)
+    held: dict[str, float] = field(default_factory=dict)
+    flipped: bool = False
 
     @property
     def known(self) -> bool:
@@ -48,13 +52,16 @@ class Factor:
             LawError: an axis is absent, or the factor has no law, so that only a measured value can stand in its place.
         """
         if self.law is not None:
+            axes = {**axes, **self.held}
             absent = [v for v in self.law.form.variables if v not in axes]
             if absent:
                 raise LawError(f"A prediction of {self.metric} needs {', '.join(absent)}, everywhere known.")
             own = {v: axes[v] for v in self.law.form.variables}
-            if draws and self.law.draws_Rp is not None:
-                return self.law.values(own, self.law.draws_Rp)
-            return self.law.values(own, np.array([[self.law.params[p] for p in self.law.form.parameters]]))
+            params_Rp = self.law.draws_Rp if draws else None
+            if params_Rp is None:
+                params_Rp = np.array([[self.law.params[p] for p in self.law.form.parameters]])
+            found = self.law.values(own, params_Rp)
+            return 1 - found if self.flipped else found
         if self.constant is None:
             raise LawError(f"There is no law of {self.metric}: {self.reason} Give its measured values.")
         if draws and self.draws_R is not None:
@@ -69,6 +76,8 @@ class Factor:
             "draws": None if draws is None else draws.tolist(),
             "reason": self.reason,
             "warnings": self.warnings,
+            "held": self.held,
+            "flipped": self.flipped,
             "card": self.law.to_dict() if self.law else None,
         }
 
@@ -81,6 +90,8 @@ class Factor:
             None if value["draws"] is None else np.array(value["draws"]),
             value["reason"],
             list(value["warnings"]),
+            dict(value["held"]),
+            value["flipped"],
         )
 
 

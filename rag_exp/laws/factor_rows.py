@@ -14,10 +14,11 @@ from rag_exp.laws.factorised import Points
 
 IDENTITY = 1e-6  # relative gap of nll from its two parts, beyond which they are not of the same questions
 EXACT = 1 - 1e-9  # recall from which a search counts as exact
-NEEDED = ("N", "M", "K", "questions", "nll", "gold_in_corpus", "gold_found", "nll_gold_found", "nll_gold_missed")
+NEEDED = ("N", "M", "K", "questions", "gold_in_corpus", "gold_found")
+SPLIT = ("nll_gold_found", "nll_gold_missed")  # of the nats alone both cases are logged
 LABELS = ("growth", "index", "distances_per_query")
 RECALLS = ("index_recall@1", "index_recall@k", "gold_recall@1", "gold_recall@k")
-COLUMNS = (*NEEDED, *RECALLS, *LABELS)
+COLUMNS = (*NEEDED, *SPLIT, *RECALLS, *LABELS)
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class Answers:
     """What one run did with each question, in one order of the questions for all runs, each [Q].
 
     Attributes:
-        nll: nats of the answer.
+        value: of the metric that is fitted (its nats, or whether it is right).
         found: whether a gold passage was among those read.
         covered: whether the corpus holds a gold passage.
     """
 
-    nll: np.ndarray
+    value: np.ndarray
     found: np.ndarray
     covered: np.ndarray
 
@@ -50,9 +51,10 @@ class FactorRows:
         return self.columns[name]
 
     @classmethod
-    def read(cls, data: Any, cluster: Sequence[Any] | None) -> FactorRows:
-        points = Points(data, COLUMNS)
-        for name in NEEDED:
+    def read(cls, data: Any, metric: str, cluster: Sequence[Any] | None) -> FactorRows:
+        needed = (*NEEDED, metric, *(SPLIT if metric == "nll" else ()))
+        points = Points(data, (*needed, *COLUMNS))
+        for name in needed:
             if name not in points.columns:
                 raise LawError(
                     f"The factorised law needs the column {name!r}, which the data do not have."
@@ -60,12 +62,12 @@ class FactorRows:
                 )
         n = points.shape[-1]
         unknown = np.full(n, np.nan)
-        every = {c: np.array(v) if (v := points.numbers(c)) is not None else unknown for c in (*NEEDED, *RECALLS)}
+        every = {c: np.array(v) if (v := points.numbers(c)) is not None else unknown for c in (*needed, *RECALLS)}
         compared = points.numbers("distances_per_query")
         every["S"] = unknown if compared is None else np.array(compared)
         left_out = []
         for i in range(n):
-            reason = _unusable({k: float(v[i]) for k, v in every.items()})
+            reason = _unusable({k: float(v[i]) for k, v in every.items()}, metric)
             if reason:
                 left_out.append({"row": i, "reason": reason})
         keep = np.array(sorted(set(range(n)) - {row["row"] for row in left_out}), dtype=int)
@@ -80,6 +82,7 @@ class FactorRows:
                 "questions need several passages each, of which a part counts. The factorised law is of one passage."
             )
         P, covered = columns["gold_found"], columns["gold_in_corpus"]
+        columns["y"] = columns[metric]
         columns["uncovered"] = 1 - covered
         columns["outranked"] = 1 - P / np.where(covered > 0, covered, 1)
         share = columns["gold_recall@1"] / np.where(columns["gold_recall@k"] > 0, columns["gold_recall@k"], np.nan)
@@ -133,14 +136,16 @@ class FactorRows:
         return out
 
 
-def _unusable(row: dict[str, float]) -> str | None:
-    for name in NEEDED[:7]:
+def _unusable(row: dict[str, float], metric: str) -> str | None:
+    for name in (*NEEDED, metric):
         if np.isnan(row[name]):
             return f"{name} is missing"
+    if metric != "nll":
+        return None
     P = row["gold_found"]
     if (P > 0 and np.isnan(row["nll_gold_found"])) or (P < 1 and np.isnan(row["nll_gold_missed"])):
         return "the nats with and without gold are missing"
-    found, missed = (0.0 if np.isnan(row[n]) else row[n] for n in ("nll_gold_found", "nll_gold_missed"))
+    found, missed = (0.0 if np.isnan(row[n]) else row[n] for n in SPLIT)
     if abs(row["nll"] - P * found - (1 - P) * missed) > IDENTITY * abs(row["nll"]):
         return "its nats are not those with gold and without together: some questions have no gold passage"
     return None
@@ -157,8 +162,8 @@ def resampled(
     if not draws:
         return None
     rng = numpy_rng(seed, "laws", "factorised")
-    fixed = ("uncovered", "outranked", "neighbours_missed", "nll_gold_found", "nll_gold_missed", "gold_found")
-    out = {name: np.repeat(runs[name][None], draws, axis=0) for name in fixed}
+    names = ("y", "uncovered", "outranked", "neighbours_missed", "gold_found", *SPLIT)
+    out = {name: np.repeat(runs[name][None], draws, axis=0) for name in names if name in runs.columns}
     Q, covered = runs["questions"], runs["gold_in_corpus"]
     if answers is None:
         for name, of in (("uncovered", Q), ("outranked", Q * covered)):
@@ -171,14 +176,18 @@ def resampled(
     if absent:
         raise LawError(f"{len(absent)} runs have no answers, row {absent[0]} first.")
     own = [answers[int(i)] for i in runs.positions]
-    nll_nQ, found_nQ, covered_nQ = (np.array([getattr(a, k) for a in own], float) for k in ("nll", "found", "covered"))
-    size = nll_nQ.shape[1]
+    value_nQ, found_nQ, covered_nQ = (
+        np.array([getattr(a, k) for a in own], float) for k in ("value", "found", "covered")
+    )
+    size = value_nQ.shape[1]
     counts_RQ = rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(float)
     read, there = counts_RQ @ found_nQ.T, counts_RQ @ covered_nQ.T
     known = {"uncovered": (1 - there / size, there >= 0), "outranked": (1 - read / np.maximum(there, 1), there > 0)}
     known["gold_found"] = (read / size, read >= 0)
-    known["nll_gold_found"] = (counts_RQ @ (nll_nQ * found_nQ).T / np.maximum(read, 1), read > 0)
-    known["nll_gold_missed"] = (counts_RQ @ (nll_nQ * (1 - found_nQ)).T / np.maximum(size - read, 1), read < size)
-    for name, (value, there_is) in known.items():
+    known["y"] = (counts_RQ @ value_nQ.T / size, read >= 0)
+    known["nll_gold_found"] = (counts_RQ @ (value_nQ * found_nQ).T / np.maximum(read, 1), read > 0)
+    known["nll_gold_missed"] = (counts_RQ @ (value_nQ * (1 - found_nQ)).T / np.maximum(size - read, 1), read < size)
+    for name in out.keys() & known.keys():
+        value, there_is = known[name]
         out[name] = np.where(there_is, value, out[name])
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,21 @@ import numpy as np
 from rag_exp.core.errors import LawError
 from rag_exp.core.rng import numpy_rng
 from rag_exp.laws.factor import Candidate, Factor, fit_factor
-from rag_exp.laws.factor_rows import COLUMNS, EXACT, RECALLS, Answers, FactorRows, resampled
+from rag_exp.laws.factor_rows import COLUMNS, EXACT, RECALLS, SPLIT, Answers, FactorRows, resampled
 from rag_exp.laws.factorised import FactorisedFit, Points
 
 COVERAGE = (Candidate("gain(M)", {"E": 1.0}), Candidate("power(M)"), Candidate("saturating(M)"))
 RANK = (Candidate("crowded"), Candidate("rising(M)", {"E": 0.0}), Candidate("power(K)"))
 RECALL = (Candidate("unsearched"), Candidate("rising(M)", {"E": 0.0}), Candidate("power(S)"))
+SCORES = ("em", "f1")
+NEVER = 1e-12  # P where no question has its gold passage: a power law needs more than 0
 USE = (Candidate("reading"), Candidate("saturating(N)"), Candidate("power(N)"))
 
 
 def fit_factorised(
     data: Any,
     *,
+    metric: str = "nll",
     loss: str = "huber_log",
     delta: float = 0.02,
     level: float = 0.95,
@@ -37,9 +41,12 @@ def fit_factorised(
     binomial and common to all runs.
 
     Args:
-        data: a DataFrame or mapping, one row per run, with the columns ``NEEDED`` and ``RECALLS`` of
+        data: a DataFrame or mapping, one row per run, with ``metric`` and the columns ``NEEDED``,
+            ``SPLIT`` and ``RECALLS`` of
             :mod:`rag_exp.laws.factor_rows`; ``growth`` and ``index`` where there are several;
             ``distances_per_query`` where it was counted.
+        metric: ``nll``, whose two cases are logged, or another mean over questions. Its cases are then told apart by a
+            law in N and P; of a score (em, f1) the errors are fitted.
         loss: of the nats' residuals; those of shares are squared and weighted by the questions that they are of.
         bootstrap: how many replicates.
         cluster: a label per row (its checkpoint), whose rows are shaken together.
@@ -48,12 +55,12 @@ def fit_factorised(
     Raises:
         LawError: a column is absent, no row can be used, or the questions need several passages each.
     """
-    runs = FactorRows.read(data, cluster)
+    runs = FactorRows.read(data, metric, cluster)
     again = resampled(runs, bootstrap, seed, answers)
     options = {"loss": loss, "delta": delta, "level": level, "seed": seed}
 
     def factor(metric: str, name: str, candidates: tuple[Candidate, ...], at: np.ndarray, w: np.ndarray) -> Factor:
-        score = name not in ("nll_gold_found", "nll_gold_missed")
+        score = name not in SPLIT
         axes = {a: runs[a][at] for a in (("M", "K", "S") if score else ("N", "K"))}
         replicates = again[name][:, at] if again else None
         clusters = None if score or runs.clusters is None else [runs.clusters[i] for i in at]
@@ -79,13 +86,18 @@ def fit_factorised(
         )
         for kind in dict.fromkeys(runs.index[~runs.exact].tolist())
     }
+    if metric == "nll":
+        with_gold = factor("nats with gold", "nll_gold_found", USE, np.flatnonzero(P > 0), Q * P)
+        without = factor("nats without gold", "nll_gold_missed", USE, np.flatnonzero(P < 1), Q * (1 - P))
+    else:
+        with_gold, without = _cases(runs, metric, again, options)
     found = FactorisedFit(
         coverage=coverage,
         rank=factor("share outranked", "outranked", RANK, searched, Q * covered),
         index=_index_factor(runs, again, seed),
         recall=recall,
-        found=factor("nats with gold", "nll_gold_found", USE, np.flatnonzero(P > 0), Q * P),
-        missed=factor("nats without gold", "nll_gold_missed", USE, np.flatnonzero(P < 1), Q * (1 - P)),
+        found=with_gold,
+        missed=without,
         level=level,
         ranges={a: (float(runs[a].min()), float(runs[a].max())) for a in ("N", "M", "K")},
         rows={
@@ -99,9 +111,36 @@ def fit_factorised(
             "draws": bootstrap,
             "seed": seed if bootstrap else None,
         },
+        metric=metric,
     )
     found.warnings = list(dict.fromkeys(w for f in found.factors.values() for w in f.warnings))
     return found
+
+
+def _cases(
+    runs: FactorRows, metric: str, again: dict[str, np.ndarray] | None, options: dict[str, Any]
+) -> tuple[Factor, Factor]:
+    """A metric with gold and without, as the two ends of one law in N and P."""
+    flipped = metric in SCORES
+    at = np.flatnonzero(runs["gold_found"] > 0)
+
+    def errors(values: np.ndarray) -> np.ndarray:
+        return 1 - values if flipped else values
+
+    one = fit_factor(
+        metric,
+        (Candidate("mixture", {"gamma": 1.0}),),
+        {"N": runs["N"][at], "P": runs["gold_found"][at]},
+        errors(runs["y"][at]),
+        runs["questions"][at],
+        errors(again["y"][:, at]) if again else None,
+        score=flipped,
+        options=options,
+        clusters=None if runs.clusters is None else [runs.clusters[i] for i in at],
+    )
+    ends = ((f"{metric} with gold", 1.0), (f"{metric} without gold", NEVER))
+    with_gold, without = (replace(one, metric=name, held={"P": P}, flipped=flipped) for name, P in ends)
+    return with_gold, without
 
 
 def leave_index_out(data: Any, **options: Any) -> list[dict[str, Any]]:
@@ -114,10 +153,10 @@ def leave_index_out(data: Any, **options: Any) -> list[dict[str, Any]]:
         data, options: as for :func:`fit_factorised`.
 
     Returns:
-        per index type that is not exact: ``index``, ``rows``, ``rmse`` of log(prediction / nll) and
-        ``rmse_as_exact``, or a ``reason``.
+        per index type that is not exact: ``index``, ``rows``, ``rmse`` of log(prediction / loss), or of the differences
+        for a score, and ``rmse_as_exact``; or a ``reason``.
     """
-    points = Points(data, COLUMNS)
+    points = Points(data, (*COLUMNS, options.get("metric", "nll")))
     kinds, recall = points.labels("index"), points.numbers("index_recall@k")
     if kinds is None or recall is None:
         return []
@@ -136,7 +175,7 @@ def leave_index_out(data: Any, **options: Any) -> list[dict[str, Any]]:
 
 
 def leave_largest_out(data: Any, axis: str, **options: Any) -> float:
-    """RMSE of log(prediction / nll) at the largest N, M or K, fitted without it; index recall is as measured there.
+    """The error of :func:`leave_index_out` at the largest N, M or K, fitted without it; index recall is as measured.
 
     Args:
         data, options: as for :func:`fit_factorised`.
@@ -144,7 +183,7 @@ def leave_largest_out(data: Any, axis: str, **options: Any) -> float:
     Raises:
         LawError: the rest cannot carry the law.
     """
-    points = Points(data, COLUMNS)
+    points = Points(data, (*COLUMNS, options.get("metric", "nll")))
     values = points.numbers(axis)
     if values is None:
         raise LawError(f"The data have no column {axis!r}.")
@@ -153,13 +192,13 @@ def leave_largest_out(data: Any, axis: str, **options: Any) -> float:
 
 
 def _fitted_without(points: Points, held: np.ndarray, options: dict[str, Any]) -> tuple[FactorisedFit, dict[str, Any]]:
-    """The law of the rows that are not ``held``, and what it is to be asked of those that are (``nll`` with it)."""
+    """The law of the rows that are not ``held``, and what it is to be asked of those that are (the metric with it)."""
     part = {name: [v for v, h in zip(column, held, strict=True) if not h] for name, column in points.columns.items()}
     cluster = options.get("cluster")
     kept = None if cluster is None else [c for c, h in zip(cluster, held, strict=True) if not h]
     law = fit_factorised(part, **{**options, "cluster": kept})
     asked: dict[str, Any] = {}
-    for name in ("N", "M", "K", "nll", "index_recall@1", "index_recall@k"):
+    for name in ("N", "M", "K", law.metric, "index_recall@1", "index_recall@k"):
         column = points.numbers(name)
         if column is not None:
             asked[name] = column[held]
@@ -168,7 +207,9 @@ def _fitted_without(points: Points, held: np.ndarray, options: dict[str, Any]) -
 
 
 def _error(law: FactorisedFit, asked: dict[str, Any]) -> float:
-    return float(np.sqrt((np.log(law.predict(asked) / asked["nll"]) ** 2).mean()))
+    said, is_ = law.predict(asked), asked[law.metric]
+    off = said - is_ if law.metric in SCORES else np.log(said / is_)
+    return float(np.sqrt((off**2).mean()))
 
 
 def _index_factor(runs: FactorRows, again: dict[str, np.ndarray] | None, seed: int) -> Factor:

@@ -14,6 +14,9 @@ would have found:
     s = w ``index_recall@1`` + (1 - w) ``index_recall@k``  where gold stands; w = ``gold_recall@1`` / ``gold_recall@k``
     u1, u0                                                 use:      E + A N^-alpha (+ B K^beta)
 
+Of another metric (an accuracy) the two cases are not logged; they are told apart by how it goes with P and N, which is
+the same identity read the other way: y = E + A N^-alpha - G P + B P N^-alpha.
+
 Each factor is fitted on its own metric and the chain predicts the loss. What was measured takes the place of a factor's
 law, so that an index type that no run had, or a K, enters through its measured recall and needs no dummy. How s falls
 along M and rises with the passages compared (S) is a law per index type: 1 - s = B M^rho S^-kappa.
@@ -85,7 +88,7 @@ class FactorisedFit:
         rank: the share of covered questions whose gold passage exact search does not have among its K best.
         index: lambda, the share of gold lost per share of neighbours lost.
         recall: the share of the best passages that an index misses, per index type.
-        found, missed: nats per answer with a gold passage among those read, and without.
+        found, missed: the metric (nats per answer) with a gold passage among those read, and without.
         ranges: of N, M and K among the rows used.
         rows: position in the data of every row used, and ``left_out`` with reasons.
     """
@@ -121,7 +124,7 @@ class FactorisedFit:
         }
 
     def predict(self, data: Any, interval: float | None = None) -> np.ndarray | Prediction:
-        """Nats per answer.
+        """The metric, nats per answer unless another was fitted.
 
         Args:
             data: N, and what says how often gold is read: either ``gold_found`` measured, or M and K (and ``growth``,

@@ -26,6 +26,7 @@ AXES = {
     "D": "tokens the generator processed in training, passages and repeats included",
     "M": "passages in the index",
     "K": "passages read per question",
+    "P": "share of questions with a gold passage among those read",
     "S": "passages that a search compares with a question",
     "C": "training compute in FLOP",
     "L": "loss in nats",

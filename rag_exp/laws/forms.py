@@ -381,3 +381,20 @@ class Reading(Form):
     name = "reading"
     summary = "a floor, what too few parameters cost and what further passages in the way cost"
     terms = (falling("A", "N", "alpha"), rising("B", "K", "beta"))
+
+
+@register
+class Mixture(Form):
+    """E + A N^-alpha - G P^gamma + B P^gamma N^-alpha: a share P of questions that are answered better.
+
+    At gamma = 1 (hold it there) this is P (E1 + A1 N^-alpha) + (1 - P) (E + A N^-alpha) with G = E - E1 and
+    B = A1 - A: what a reader of N parameters loses with and without its gold passage, from runs of different P.
+    """
+
+    name = "mixture"
+    summary = "what is lost with the gold passage read and without, by the share that read it"
+    terms = (
+        falling("A", "N", "alpha"),
+        gain("G", "P", "gamma"),
+        Term("B", 1, (Factor("P", "gamma", 1), Factor("N", "alpha", -1))),
+    )

@@ -60,7 +60,7 @@ def test_a_study_is_fitted_kept_and_reported(study):
     plan, runs = study
     lines = list(fit_study(plan, runs))
     assert "factorised: nll = P u1 + (1 - P) u0, P = coverage x rank x index" in lines
-    assert any(line.startswith("  an unseen ivf index, from its measured recall, within") for line in lines)
+    assert any(line.startswith("  unseen ivf: from its measured recall it errs by") for line in lines)
     kept = StudyFits.load(plan.folder).factorised
     assert kept.law.resampling["kind"] == "given and wild"
     assert kept.law.coverage["coverage"].law.params["gamma"] == pytest.approx(1, abs=0.1)
@@ -74,7 +74,7 @@ def test_a_study_is_fitted_kept_and_reported(study):
     factors_section(page, kept)
     text = page.html("")
     assert "Through what was retrieved" in text
-    assert "A tenth of the best passages lost by an index costs" in text
+    assert "A tenth of the best passages lost by an index changes nll by +" in text
     plan.law = {**plan.law, "factorised": False}
     list(fit_study(plan, runs))
     assert StudyFits.load(plan.folder).factorised is None
@@ -83,11 +83,11 @@ def test_a_study_is_fitted_kept_and_reported(study):
 
 def test_answers_are_read_in_one_order(study):
     plan, runs = study
-    answers = question_answers(runs, plan.root)
+    answers = question_answers(runs, plan.root, "nll")
     assert set(answers) == {r.run_id for r in runs}
     for r in runs:
         a = answers[r.run_id]
-        assert a.nll.mean() == pytest.approx(r.metrics["nll"])
+        assert a.value.mean() == pytest.approx(r.metrics["nll"])
         assert (a.found.mean(), a.covered.mean()) == (r.metrics["gold_found"], r.metrics["gold_in_corpus"])
 
 
@@ -96,7 +96,7 @@ def test_what_its_records_lack_is_the_reason(synthetic):
     runs = synthetic.quickstart(world)
     rows = finished(records_to_table(runs, synthetic.plan_of(runs)), "nll")
     rows = rows[rows["arm"] == "dense"]
-    found = fit_factors(rows, conditions_of(rows), OPTIONS, {})
+    found = fit_factors(rows, "nll", conditions_of(rows), OPTIONS, {})
     assert found.law is None
     assert "needs the column 'gold_found'" in found.reason
     assert list(factor_lines(found)) == [f"factorised: no law: {found.reason}"]

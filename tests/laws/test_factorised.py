@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag_exp.core.errors import LawError
-from rag_exp.laws import Answers, FactorisedFit, fit, fit_factorised, leave_index_out, leave_largest_out
+from rag_exp.laws import (
+    Answers,
+    Costs,
+    FactorisedFit,
+    fit,
+    fit_factorised,
+    frontier,
+    leave_index_out,
+    leave_largest_out,
+)
 
 TOTAL = 50_000
 N_OF, M_OF, K_OF = np.geomspace(1e5, 1e7, 5), np.array([1e3, 3e3, 1e4, 3e4, 5e4]), np.array([1.0, 2.0, 4.0, 8.0])
@@ -205,3 +214,20 @@ def test_on_the_quickstarts_records_an_unseen_index_is_predicted_from_its_recall
     asked = rows[rows["index"] == "ivf"]
     dummy = np.log(other.predict(asked) / asked["nll"].to_numpy(dtype=float))
     assert ivf["rmse"] < np.sqrt((dummy**2).mean())
+
+
+def test_an_accuracy_goes_through_the_same_chain():
+    data = study(("flat", "ivf"))
+    P, N = data["gold_found"], data["N"]
+    data["em"] = P * (0.9 - 8 * N**-0.35) + (1 - P) * (0.1 - 0.5 * N**-0.35)
+    law = fit_factorised({k: v for k, v in data.items() if "nll" not in k}, metric="em", bootstrap=50)
+    np.testing.assert_allclose(law.predict(data), data["em"], atol=1e-6)
+    parts = law.parts({"N": [3e6], "gold_found": [0.5]})
+    assert parts["with gold"][0, 0] == pytest.approx(0.9 - 8 * 3e6**-0.35, rel=1e-5)
+    assert parts["without gold"][0, 0] == pytest.approx(0.1 - 0.5 * 3e6**-0.35, rel=1e-5)
+    back = FactorisedFit.from_json(law.to_json())
+    np.testing.assert_allclose(back.predict_draws(data), law.predict_draws(data), rtol=1e-9)
+    held = leave_index_out(data, metric="em")[0]  # lambda is taken to be 1, for want of another index
+    assert held["rmse"] < 0.5 * held["rmse_as_exact"]
+    with pytest.raises(LawError, match="this law is of em, which is better larger"):
+        frontier(law, Costs(tokens=1e8), [1e15])

@@ -64,6 +64,9 @@ EQUATIONS = {
     "rag_interaction": lambda p, N, D, M: _chinchilla(p, N, D) - p["G"] * N ** -p["delta"] * np.log(1 + M / p["M0"]),
     "crowded": lambda p, M, K: p["B"] * M ** p["rho"] * K ** -p["kappa"],
     "unsearched": lambda p, M, S: p["B"] * M ** p["rho"] * S ** -p["kappa"],
+    "mixture": lambda p, N, P: (
+        p["E"] + p["A"] * N ** -p["alpha"] - p["G"] * P ** p["gamma"] + p["B"] * P ** p["gamma"] * N ** -p["alpha"]
+    ),
     "reading": lambda p, N, K: p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * K ** p["beta"],
 }
 
@@ -113,6 +116,10 @@ TRUTHS = {
     "rag_interaction": (_NDM, {**_CHINCHILLA, "G": 1.5, "delta": 0.12, "M0": 8000.0}),
     "crowded": ({**_M, "K": np.array([1.0, 2.0, 4.0, 8.0])}, {"B": 0.01, "rho": 0.3, "kappa": 0.7}),
     "unsearched": ({**_M, "S": np.array([100.0, 200.0, 800.0])}, {"B": 0.9, "rho": 0.3, "kappa": 0.7}),
+    "mixture": (
+        {"N": _NM["N"], "P": np.array([0.1, 0.3, 0.5, 0.8, 1.0])},
+        {"E": 14.0, "A": 150.0, "alpha": 0.35, "G": 9.0, "B": 300.0, "gamma": 1.0},
+    ),
     "reading": ({"N": _NM["N"], "K": np.array([1.0, 2.0, 4.0, 8.0])}, {**_JOINT, "B": 0.1, "beta": 0.6}),
 }
 
