@@ -18,6 +18,7 @@ The lab for scaling studies of retrieval-augmented language models.
   status study=NAME          done / running / failed / missing
   fit study=NAME             fit the study's laws
   frontier study=NAME        what a budget buys best by the study's law
+  suggest study=NAME         which runs to add within a budget
   report study=NAME          write report.html and the figures
   show RUN [--question ID]   a run, or one question of it: passages, prior, posterior, answer
   diff RUN RUN               configs and metrics side by side, with a paired bootstrap
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"rag-exp: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{USAGE}", file=sys.stderr)
         return 2
-    if verb in ("run", "status", "fit", "frontier", "report") and {"-h", "--help"} & set(arguments):
+    if verb in ("run", "status", "fit", "frontier", "suggest", "report") and {"-h", "--help"} & set(arguments):
         import inspect
 
         print(inspect.getdoc(VERBS[verb]))  # the others' help is argparse's
@@ -170,6 +171,27 @@ def frontier(argv: list[str]) -> int:
     return 0
 
 
+def suggest(argv: list[str]) -> int:
+    """usage: rag-exp suggest study=NAME budget=FLOPS [parts=NUMBER] [overrides]
+
+    Runs to add within a budget, as commands to paste: the largest that it pays for (parts=2: none above half of it),
+    with what each costs and what the study's law expects of it.
+    """
+    from rag_exp.suggest import KEYS, suggest_options, suggest_runs
+
+    own = [a for a in argv if a.partition("=")[0] in KEYS]
+    options = suggest_options(own)
+    plan = _study([a for a in argv if a not in own], as_run=True)
+    from rag_exp import config as configs
+    from rag_exp.study import records_of, write_plan
+
+    write_plan(plan, "")
+    user = configs.user_configs(_option(argv, "--config-dir", "-cd")[0])
+    for line in suggest_runs(plan, records_of(plan), options, user):
+        print(line)
+    return 0
+
+
 def report(argv: list[str]) -> int:
     """usage: rag-exp report study=NAME [overrides]
 
@@ -246,6 +268,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "status": status,
     "fit": fit,
     "frontier": frontier,
+    "suggest": suggest,
     "report": report,
     "show": show,
     "diff": diff,

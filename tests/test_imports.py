@@ -9,7 +9,7 @@ ROOT = Path(rag_exp.__file__).parent
 # A room may import those of its own level only by itself, and everything of the levels after it.
 LEVELS = [
     {"cli"},
-    {"dry", "show", "diff", "housekeeping", "preflight"},
+    {"dry", "show", "diff", "housekeeping", "preflight", "suggest"},
     {"run", "study"},
     {"measuring"},
     {"steps"},

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.options import LAWS, LawOptions
     from rag_exp.laws.sensitivity import across_losses
     from rag_exp.laws.simulation import simulate
+    from rag_exp.laws.suggestion import Offer, largest_affordable
     from rag_exp.laws.surface import Surface
     from rag_exp.laws.uncertainty import question_bootstrap
     from rag_exp.laws.unique import unique_parameters
@@ -46,6 +47,7 @@ _HOME = {
     "Form": "forms",
     "LawFit": "card",
     "LawOptions": "options",
+    "Offer": "suggestion",
     "Prediction": "card",
     "Surface": "surface",
     "acceptable": "choice",
@@ -63,6 +65,7 @@ _HOME = {
     "form_by_name": "forms",
     "frontier": "allocation",
     "isoflop": "isoflops",
+    "largest_affordable": "suggestion",
     "leave_index_out": "factoring",
     "leave_largest_out": "factoring",
     "profile": "likelihood",
@@ -82,6 +85,7 @@ __all__ = [
     "Form",
     "LawFit",
     "LawOptions",
+    "Offer",
     "Prediction",
     "Surface",
     "acceptable",
@@ -99,6 +103,7 @@ __all__ = [
     "form_by_name",
     "frontier",
     "isoflop",
+    "largest_affordable",
     "leave_index_out",
     "leave_largest_out",
     "profile",
