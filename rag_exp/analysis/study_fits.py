@@ -275,6 +275,7 @@ class _Fitter:
         data = {k: rows[k].to_numpy(dtype=float) for k in ("N", "M")} | {
             "loss": rows[self.metric].to_numpy(dtype=float)
         }
+        data |= {k: rows[k].tolist() for k in ("N_definition", "M_definition") if k in rows}
         found = StudyFit(_name(axes, where), axes, where, None, run_ids=rows["run_id"].tolist())
         try:
             table = compare(

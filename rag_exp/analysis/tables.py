@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIRST = ("run_id", "arm", "seed", "status", "N", "N_total", "D", "M", "M_train", "K", "K_train", "index", "growth")
+N_MEANS = "generator parameters, embeddings left out"
+"""What N is in every record; beside other people's rows it tells laws which rows go together."""
 AXES = ("N", "M", "K", "index", "growth", "arm", "seed", "M_train", "K_train")
 PLAN = "plan.json"
 PLACES = ("outputs/studies", "results")
@@ -152,6 +154,7 @@ def _points(plan: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def _row(record: RunRecord, points: list[dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {"run_id": record.run_id, "arm": record.arm, "seed": record.seed, "status": record.status}
     row |= record.sizes
+    row["N_definition"] = N_MEANS
     row |= setting(record)
     row |= {k: v for k, v in record.metrics.items() if k not in row}
     for group in ("flops", "seconds", "bytes", "artifacts"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.definitions import check_same
 from rag_exp.laws.evaluation import evaluate_logs
 from rag_exp.laws.form import AXES, Form
 from rag_exp.laws.forms import form_by_name
@@ -282,6 +283,7 @@ class LawFit:
         return self.draws_Rp
 
     def _logs(self, data: Any) -> dict[str, np.ndarray]:
+        check_same(self.definitions, data, self.form.variables, f"A prediction of {self.form.label}")
         names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
         found = {}
         for axis in self.form.variables:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rag_exp.core.errors import LawError
+from rag_exp.laws.definitions import definitions_of
 from rag_exp.laws.fitting import fit
 from rag_exp.laws.forms import AXES, Form, form_by_name
 from rag_exp.laws.holdout import folds, nearest_error
@@ -56,7 +57,7 @@ def compare(
         ``attrs["nearest"]`` holds what repeating the nearest kept level would err, per hold-out.
 
     Raises:
-        LawError: an unknown hold-out, or no rows.
+        LawError: an unknown hold-out, no rows, or rows that mean different things by an axis.
     """
     import pandas as pd
 
@@ -65,6 +66,7 @@ def compare(
     if not candidates or not holdouts:
         raise LawError("compare needs at least one form and one hold-out.")
     axes = _axes(data, candidates)
+    definitions_of(data, axes)
     columns = {v: data[v] for v in [*axes, y]}
     n = len(list(columns[y]))
     w = np.ones(n) if weights is None else np.asarray(weights, dtype=float)

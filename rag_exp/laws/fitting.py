@@ -130,7 +130,7 @@ def fit(
         coverage=interval_coverage(problem, best.theta_Rp[0], how, coverage, level, seed) if coverage else {},
         warnings=warnings,
         unidentified=unidentified,
-        definitions={v: AXES.get(v, v) for v in form.variables},
+        definitions={v: rows.definitions.get(v, AXES.get(v, v)) for v in form.variables},
         versions={"python": platform.python_version(), "numpy": np.__version__, "rag_exp": rag_exp.__version__},
     )
 

@@ -49,7 +49,7 @@ class Form:
         terms: its terms; the axis of a form in one axis is written ``x``.
         default_axis: the axis that a form in one axis has unless told otherwise.
         bounds: of exponents, where they differ from ``EXPONENT_BOUNDS``.
-        score: whether it is a law of a score (an accuracy or an error rate) and not of a loss.
+        score: whether it may be a law of a score (an accuracy or an error rate) and not of a loss.
         cautions: what a reader of the fitted law must know.
     """
 

@@ -171,6 +171,7 @@ class LogLinear(Form):
     name = "log_linear"
     summary = "the same rise for every tenfold"
     terms = (Term("G", 1, (Factor(OWN_AXIS, None),)),)
+    score = True
     cautions = ("it rises without end, so that it cannot hold far beyond the data",)
 
 

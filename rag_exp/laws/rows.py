@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.definitions import definitions_of
 from rag_exp.laws.form import Form
 
 MIN_LEVELS = 3
 ONE_KIND = ("arm", "index", "growth")  # columns of a study's table that make other curves
-NOT_LOSSES = ("ppl", "perplexity", "accuracy", "exact_match", "em", "f1", "recall")
+PERPLEXITIES = ("ppl", "perplexity")
+SCORES = ("accuracy", "acc", "em", "f1", "recall", "bleu", "rouge")
+_RISES = 0.5  # rank correlation with an axis from which on a share is taken to rise with it
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Rows:
         positions_n: the rows' positions in the given data.
         left_out: ``{"row": position, "reason": words}`` for every row not used.
         warnings: what a reader of the fit should know about the rows.
+        definitions: what the data say that their axes are (see ``rag_exp.laws.definitions``).
     """
 
     axes: dict[str, np.ndarray]
@@ -40,6 +44,7 @@ class Rows:
     positions_n: np.ndarray
     left_out: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    definitions: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.y_n)
@@ -55,6 +60,7 @@ class Rows:
             self.positions_n[keep],
             self.left_out,
             self.warnings,
+            self.definitions,
         )
 
     def logs(self) -> dict[str, np.ndarray]:
@@ -79,7 +85,8 @@ def read_rows(
         log: whether residuals are taken in logarithms, so that ``y`` must be positive.
 
     Raises:
-        LawError: a column is absent, lengths differ, or a value cannot be used.
+        LawError: a column is absent, lengths differ, a value cannot be used, the column is by its name no loss, or
+            the rows mean different things by an axis.
     """
     names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
     columns: dict[str, np.ndarray] = {}
@@ -106,10 +113,31 @@ def read_rows(
         keep,
         left_out,
     )
+    rows.definitions = definitions_of(data, form.variables, keep)
     rows.warnings += _mixtures(data, names, rows.positions_n)
-    if not form.score and any(part in NOT_LOSSES for part in y.lower().replace("@", "_").split("_")):
-        rows.warnings.append(f"{y!r} looks like a score, not a loss in nats; forms here are laws of losses")
+    if not form.score:
+        refuse_scores(y)
+        rows.warnings += _like_an_accuracy(rows, y)
     return rows
+
+
+def refuse_scores(y: str) -> None:
+    """Refuse a column that by its name is no loss in nats.
+
+    Raises:
+        LawError: it says perplexity, or a score.
+    """
+    parts = set(y.lower().replace("@", "_").split("_"))
+    if parts & set(PERPLEXITIES):
+        raise LawError(
+            f"{y!r} is a perplexity: its floor and its powers are not those of a loss. Fit its logarithm, the loss in "
+            "nats per token."
+        )
+    if parts & set(SCORES):
+        raise LawError(
+            f"{y!r} is a score and not a loss in nats, whose laws these are. Fit a loss, or a form of scores (sigmoid, "
+            "error_from_loss, log_linear)."
+        )
 
 
 def check_rows(form: Form, rows: Rows, free: int, fixed: Mapping[str, float]) -> None:
@@ -183,6 +211,25 @@ def _mixtures(data: Any, names: list[str], positions_n: np.ndarray) -> list[str]
             if len(kinds) > 1:
                 out.append(f"the rows mix several values of {name} ({', '.join(kinds)}): one law for different curves")
     return out
+
+
+def _like_an_accuracy(rows: Rows, y: str) -> list[str]:
+    """A warning where all values are shares that rise with model, data or compute: what losses do not."""
+    if len(rows) < MIN_LEVELS or not ((rows.y_n >= 0) & (rows.y_n <= 1)).all():
+        return []
+    ranks = _ranks(rows.y_n)
+    for axis in ("N", "D", "C"):
+        varies = axis in rows.axes and np.ptp(rows.axes[axis]) > 0 and np.ptp(ranks) > 0
+        if varies and np.corrcoef(_ranks(rows.axes[axis]), ranks)[0, 1] > _RISES:
+            return [f"{y!r} looks like an accuracy: its values lie in [0, 1] and rise with {axis}"]
+    return []
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks with ties at their mean."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((2 * last - counts - 1) / 2)[which]
 
 
 def _weights(data: Any, weights: str | Sequence[float] | None, n: int) -> np.ndarray:

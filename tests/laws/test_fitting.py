@@ -137,6 +137,17 @@ def test_the_unit_of_the_loss_scales_the_coefficients_and_nothing_else():
     assert b.objective == pytest.approx(a.objective, rel=1e-9)
 
 
+def test_millions_of_parameters_predict_what_parameters_do():
+    _, _, data = noisy("joint", 0.02)
+    plain = fit("joint", data, bootstrap=60, bootstrap_kind="wild", loss="ls_log")
+    millions = fit("joint", {**data, "N": data["N"] / 1e6}, bootstrap=60, bootstrap_kind="wild", loss="ls_log")
+    far = plain.predict({"N": 1e8, "M": 1e5}, interval=0.9)
+    np.testing.assert_allclose(millions.predict({"N": 100.0, "M": 1e5}, interval=0.9), far, rtol=1e-6, atol=1e-9)
+    alpha = plain.params["alpha"]
+    assert millions.params["A"] == pytest.approx(plain.params["A"] * 1e6**-alpha, rel=1e-5)
+    assert millions.intervals["alpha"] == pytest.approx(plain.intervals["alpha"], rel=1e-6)
+
+
 def test_duplicated_rows_of_half_the_weight_change_nothing():
     _, _, data = noisy("joint", 0.02)
     n = len(data["loss"])
@@ -269,9 +280,35 @@ def test_axes_that_move_together_give_a_named_flat_direction():
     assert "eigenvalue ratio" in warning
 
 
-def test_a_score_in_place_of_a_loss_is_warned_of():
-    law = fit("saturating", {"N": [1, 2, 4, 8], "ppl": [5, 4, 3.5, 3.4]}, y="ppl")
-    assert any("looks like a score" in w for w in law.warnings)
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ("ppl", "a perplexity.*Fit its logarithm"),
+        ("val_perplexity", "a perplexity"),
+        ("accuracy", "a score and not a loss.*sigmoid"),
+        ("gold_recall@k", "a score"),
+        ("em", "a score"),
+    ],
+)
+def test_a_perplexity_or_a_score_in_place_of_a_loss_is_refused(y, message):
+    with pytest.raises(LawError, match=message):
+        fit("saturating", {"N": [1, 2, 4, 8], y: [5, 4, 3.5, 3.4]}, y=y)
+
+
+def test_a_form_of_scores_takes_them():
+    L = np.linspace(1, 5, 12)
+    law = fit("sigmoid", {"L": L, "accuracy": 0.2 + 0.6 / (1 + np.exp(2 * (L - 3)))}, y="accuracy", loss="ls_raw")
+    assert law.params["k"] == pytest.approx(2, rel=1e-6)
+    assert fit("log_linear", {"N": [1, 2, 4, 8], "em": [0.1, 0.2, 0.3, 0.4]}, y="em", loss="ls_raw").params["G"] > 0
+
+
+def test_values_that_behave_as_an_accuracy_are_warned_of_whatever_they_are_called():
+    law = fit("saturating", {"N": [1, 2, 4, 8], "loss": [0.1, 0.2, 0.3, 0.35]}, loss="ls_log")
+    assert "'loss' looks like an accuracy: its values lie in [0, 1] and rise with N" in law.warnings
+    per_byte = fit("saturating", {"N": [1, 2, 4, 8], "loss": [0.9, 0.7, 0.6, 0.55]})
+    assert not any("accuracy" in w for w in per_byte.warnings)
+    distractors = fit("rising", {"M": [1, 2, 4, 8], "loss": [0.5, 0.6, 0.7, 0.9]})
+    assert not any("accuracy" in w for w in distractors.warnings)
 
 
 def test_a_fit_that_does_not_converge_is_an_error_and_never_the_initial_guess(monkeypatch):

@@ -245,11 +245,3 @@ def test_the_public_names_load():
     assert all(callable(getattr(laws, name)) for name in laws.__all__ if name not in ("FORMS", "LAWS"))
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         _ = laws.fitt
-
-
-def test_a_score_is_warned_of_where_the_form_is_a_law_of_losses():
-    _, data = exact("sigmoid")
-    scores = {"L": data["L"], "accuracy": data["loss"]}
-    assert not any("looks like a score" in w for w in fit("sigmoid", scores, y="accuracy").warnings)
-    falling = {"N": np.exp(data["L"]), "accuracy": data["loss"]}
-    assert any("looks like a score" in w for w in fit("saturating", falling, y="accuracy", loss="ls_log").warnings)
