@@ -139,6 +139,30 @@ def test_predictions_of_the_published_point(repeated):
         assert found == pytest.approx(value, rel=1e-9)
 
 
+def test_the_best_use_of_compute_when_tokens_run_out(repeated):
+    """The least loss along 6 N D = 1e22 with 25e9 unique tokens, at the published worth of repetition."""
+    from scipy.optimize import minimize_scalar
+
+    from rag_exp.laws import unique_parameters
+
+    wanted, held, data = repeated
+    law = fit("data_constrained", data, fixed=held)
+    target, C, U = wanted["optimal_allocation_C1e22_U25e9"], 1e22, 25e9
+    at = {**held, "R_D": wanted["published"]["R_D"], "R_N": wanted["published"]["R_N"]}
+    order = np.array([[at[p] for p in law.form.parameters]])
+    U_N = unique_parameters(held, U)
+
+    def loss(x):
+        return law.values({"N": [np.exp(x)], "D": [C / 6 / np.exp(x)], "U": U, "U_N": U_N}, order)[0, 0]
+
+    best = minimize_scalar(loss, bounds=(np.log(1e9), np.log(1e11)), method="bounded", options={"xatol": 1e-10})
+    N = np.exp(best.x)
+    assert best.fun <= loss(np.log(target["params"]))
+    assert pytest.approx(target["params"], rel=1e-3) == N
+    assert pytest.approx(target["tokens"], rel=1e-3) == C / 6 / N
+    assert pytest.approx(target["epochs"], rel=1e-3) == C / 6 / N / U
+
+
 # --- Caballero et al. 2023 ------------------------------------------------------------------------------------------
 
 
