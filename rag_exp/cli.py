@@ -15,6 +15,7 @@ The lab for scaling studies of retrieval-augmented language models.
   run -m study=NAME          a whole study; issued again, it goes on where it stopped
   run -m a=1,2 b=3,4         a sweep (any Hydra sweep and launcher)
   run --dry [overrides]      what would happen: non-default values, sizes, FLOPs, store hits
+  bench [-m] [overrides]     measure a search alone: run with task=retrieval
   status study=NAME          done / running / failed / missing
   fit study=NAME             fit the study's laws
   frontier study=NAME        what a budget buys best by the study's law
@@ -53,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"rag-exp: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{USAGE}", file=sys.stderr)
         return 2
-    if verb in ("run", "status", "fit", "frontier", "suggest", "report") and {"-h", "--help"} & set(arguments):
+    in_words = ("run", "bench", "status", "fit", "frontier", "suggest", "report")  # the others' help is argparse's
+    if verb in in_words and {"-h", "--help"} & set(arguments):
         import inspect
 
-        print(inspect.getdoc(VERBS[verb]))  # the others' help is argparse's
+        print(inspect.getdoc(VERBS[verb]))
         return 0
     try:
         return VERBS[verb](arguments)
@@ -110,6 +112,15 @@ def run(argv: list[str]) -> int:
     records = studies.run_study(plan, job, user, command)
     announce(plan, records)
     return 0 if all(r is not None and r.status == "finished" for r in records) else 1
+
+
+def bench(argv: list[str]) -> int:
+    """usage: rag-exp bench [-m] [--dry] [--config-dir DIR] [overrides]
+
+    Measures a search alone: recall against exact search, gold passages and grades, speed, bytes, build time. It is
+    `run` with task=retrieval: sweeps, studies, records, status and report work as for any run.
+    """
+    return run([*argv, "task=retrieval"])
 
 
 def status(argv: list[str]) -> int:
@@ -265,6 +276,7 @@ def store(argv: list[str]) -> int:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
+    "bench": bench,
     "status": status,
     "fit": fit,
     "frontier": frontier,

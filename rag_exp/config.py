@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
 # Importing a module registers its kinds.
 from rag_exp.core.errors import ConfigError, did_you_mean
 from rag_exp.core.options import NEUTRAL, Options
-from rag_exp.data import closed_world, factbook, hub, jsonl, multihop_files, squad  # noqa: F401
+from rag_exp.data import closed_world, factbook, hub, jsonl, judged, multihop_files, points, squad  # noqa: F401
 from rag_exp.data.passages import PASSAGES
 from rag_exp.data.sources import CORPORA, QUESTIONS
 from rag_exp.data.tokenizer import TokenizerOptions
@@ -55,6 +55,9 @@ class RunConfig(Options):
     """All that one run is. ``corpus``, ``index`` and ``retrieval`` are the training setting; ``evaluation``
     holds what differs when the trained model is asked."""
 
+    task: Annotated[Literal["rag", "retrieval"], NEUTRAL] = Field(
+        "rag", description="rag: a reader is trained and asked; retrieval: a search alone is measured, nothing reads"
+    )
     seed: int = Field(0, ge=0)
     corpus: CORPORA.union()  # type: ignore[valid-type]
     passages: PASSAGES.union()  # type: ignore[valid-type]

@@ -35,6 +35,9 @@ def _diff(root: Path, a: RunRecord, b: RunRecord, draws: int) -> Iterator[str]:
             continue
         change = f"{y - x:+.4g}" if x is not None and y is not None else "-"
         yield f"  {key:24} {_shown(x):>20} {_shown(y):>20} {change:>12}"
+    if "evaluation" not in a.artifacts or "evaluation" not in b.artifacts:
+        yield "paired bootstrap over the same questions: none; a run whose search alone was judged has no answers"
+        return
     from rag_exp.evaluation.compare import compare
     from rag_exp.evaluation.predictions import read_predictions
 

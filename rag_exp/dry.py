@@ -60,7 +60,9 @@ def sizes(point: Point, store: Store) -> Iterator[str]:
     config, steps = point.config, point.steps
     counts = config.generator.parameter_counts()
     body = config.generator.non_embedding()
-    if counts:
+    if config.task == "retrieval":
+        yield "generator     none: task=retrieval measures a search alone"
+    elif counts:
         groups = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         yield f"generator     {sum(counts.values()):,} parameters, {body:,} of them non-embedding ({groups})"
     else:
@@ -77,8 +79,9 @@ def sizes(point: Point, store: Store) -> Iterator[str]:
         dims = config.encoder.known_dims()
         if known is not None:
             yield f"embeddings    <= {known * dims * BYTES_PER_NUMBER / 1e6:,.1f} MB ({known:,} x {dims} float32)"
-    yield from _training(config, steps, store)
-    yield from _evaluation(config, steps, store)
+    if config.task == "rag":
+        yield from _training(config, steps, store)
+        yield from _evaluation(config, steps, store)
 
 
 def passages_of(steps: RunSteps, config: configs.RunConfig, store: Store) -> int | None:
@@ -135,7 +138,7 @@ def _training(config: configs.RunConfig, steps: RunSteps, store: Store) -> Itera
 
 def _evaluation(config: configs.RunConfig, steps: RunSteps, store: Store) -> Iterator[str]:
     """Tokens and FLOPs of asking: as measured where it is in the store, else at most."""
-    made = store.info(steps.evaluation)
+    made = store.info(steps.last)
     if made is not None:
         flops = "unknown" if made.stats["flops"] is None else f"{made.stats['flops']:.3g}"
         tokens = "unknown" if made.stats["tokens"] is None else f"{made.stats['tokens']:,}"
@@ -231,7 +234,7 @@ def _study(plan: Study) -> Iterator[str]:
     for point, state, _ in rows:
         where = " ".join(f"{k}={v}" for k, v in point.axes.items())
         body = point.config.generator.non_embedding()
-        size = f"N={'unknown' if body is None else format(body, ','):<10}"
+        size = f"N={'unknown' if body is None else format(body, ','):<10}" if point.config.task == "rag" else ""
         yield f"  {point.run_id[:12]}  {state:8} {arm(point.steps):12} {size} {where}"
     yield ""
     yield "artifacts"

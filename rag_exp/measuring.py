@@ -12,6 +12,21 @@ from rag_exp.steps import TRAINED, RunSteps
 LEARNED_TEMPERATURE = "the temperature was learned; exact search knows the whole corpus at retriever.temperature alone"
 GONE = "no longer in the store"
 UNKNOWN_SIZE = "the size of the generator, which is hosted elsewhere, is not known here"
+UNREAD = "task=retrieval: nothing reads"
+
+SEARCHED: dict[str, str] = {
+    "index_recall@1": "share of questions whose first passage is that of exact search",
+    "index_recall@k": "share of exact search's k passages that the index finds",
+    "prior_kl": "KL(q || p) in nats: q the prior over what the index found, p that over the whole corpus",
+    "prior_mass_missed": "prior mass on exact search's k passages that the index missed",
+    "distances_per_query": "stored vectors compared with a query",
+    "rescored_per_query": "candidates whose exact inner product was computed after the search",
+    "queries_per_second": "questions searched a second, in batches",
+    "latency_p50_ms": "median wall time of one query alone, milliseconds",
+    "latency_p95_ms": "its 95th percentile",
+    "search_threads": "threads that the search had",
+    "index_bytes_per_passage": "size of the index over its passages",
+}
 
 
 def arm(steps: RunSteps) -> str:
@@ -35,10 +50,14 @@ def left_out(steps: RunSteps, store: Store) -> list[str]:
         made = store.info(steps.roles[role]) if role in steps.roles else None
         if made is not None and not made.stats["reached"]:
             found.append(f"{role}: {Tuning.of(made.stats).shortfall()}")
-    asked = store.info(steps.evaluation)
+    asked = store.info(steps.roles["evaluation"]) if "evaluation" in steps.roles else None
     if asked is not None and asked.stats["closed_book"] and steps.asked.source != "none":
         found.append(f"evaluation: {asked.stats['closed_book']} questions had no passage and were asked closed book")
     return found + ([f"evaluation: {note}" for note in asked.stats["notes"]] if asked is not None else [])
+
+
+# What a run whose search alone is judged has in the place of an evaluation's facts.
+_NO_READER: dict[str, Any] = {"flops": None, "parameters": {}, "non_embedding": None}
 
 
 def keys(steps: RunSteps) -> dict[str, str]:
@@ -53,7 +72,9 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     made = {role: a for role, step in steps.roles.items() if (a := store.info(step)) is not None}
     stats = {role: a.stats for role, a in made.items()}
     gone = sorted(set(steps.roles) - set(made))
-    evaluation, index, topk = stats["evaluation"], stats.get("index", {}), stats.get("topk", {})
+    reads = "evaluation" in steps.roles
+    evaluation = stats["evaluation"] if reads else {**_NO_READER, **stats["ranking"]}
+    index, topk = stats.get("index", {}), stats.get("topk", {})
     nulls = dict(evaluation["nulls"])
     metrics: dict[str, float | None] = dict(evaluation["metrics"])
     searches = "index" in steps.roles
@@ -71,9 +92,9 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
         return value
 
     def sized(name: str, value: Any) -> Any:
-        """``value``, which only a generator of unknown size lacks."""
+        """``value``, which only a generator of unknown size lacks, or a run without one."""
         if value is None:
-            nulls[name] = UNKNOWN_SIZE
+            nulls[name] = UNKNOWN_SIZE if reads else UNREAD
         return value
 
     unsearched = f"arm {arm(steps)} searches no index"
@@ -106,12 +127,12 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     parameters = dict(evaluation["parameters"])
     if index.get("parameters"):
         parameters["encoder"] = index["parameters"]
-    trained = steps.train.source != "none" and config.training.steps > 0
+    trained = reads and steps.train.source != "none" and config.training.steps > 0
     train_side = stats.get("train_topk", stats.get("checkpoint", {}))
     untrained = "no passages were retrieved in training"
     sizes: dict[str, int | None] = {
         "N": sized("N", evaluation["non_embedding"]),
-        "N_total": sized("N_total", sum(parameters["generator"].values()) or None),
+        "N_total": sized("N_total", sum(parameters.get("generator", {}).values()) or None),
         "retriever_parameters": known(
             "retriever_parameters", None if searches and not index else sum(parameters.get("encoder", {}).values()), ""
         ),
@@ -206,6 +227,7 @@ def _add_search(
             "unknown for this index",
         ),
     }
+    assert list(found) == list(SEARCHED)
     for name, (value, reason) in found.items():
         metrics[name] = value
         if value is None:

@@ -33,7 +33,7 @@ def prepare(points: Sequence[tuple[RunConfig, RunSteps]]) -> None:
         store = stores.setdefault(config.paths.store, Store(config.paths.store, report=say))
         for problem in _data_problems(config, steps, store):
             problems.setdefault(problem)
-        if not store.has(steps.evaluation) and config.generator not in asked:
+        if config.task == "rag" and not store.has(steps.last) and config.generator not in asked:
             asked.append(config.generator)
             problems |= dict.fromkeys(config.generator.unready())
     if problems:
@@ -82,7 +82,7 @@ def _data_problems(config: RunConfig, steps: RunSteps, store: Store) -> list[str
 
 def _room_problems(config: RunConfig, steps: RunSteps, store: Store, splits: dict[str, Any]) -> list[str]:
     """Prompts and answers that cannot fit the generator, where its vocabulary is the corpus' own."""
-    if config.generator.own_vocabulary:
+    if config.task == "retrieval" or config.generator.own_vocabulary:
         return []
     from rag_exp.data.tokenizer import TextTokenizer
     from rag_exp.models.packing import Packer

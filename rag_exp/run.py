@@ -120,7 +120,7 @@ def _execute(config: RunConfig, plain: dict[str, Any], steps: RunSteps, folder: 
     try:
         if config.trainer.accelerator not in ("auto", "cpu"):
             config.trainer.resolved_device()  # an accelerator that is not there is said now, not after the data
-        store.ensure(steps.evaluation)
+        store.ensure(steps.last)
         record = RunRecord(status="finished", **facts, **measured(config, steps, store))
         record.seconds["run"] = time.perf_counter() - start
         record.notes.extend(e for e in store.events if "damaged" in e)
@@ -177,8 +177,11 @@ def _tell(record: RunRecord, how: str, root: Path) -> None:
         say(f"{count}run {record.run_id[:12]} FAILED: {(record.error or '').strip().splitlines()[-1]}")
         return
     s, m = record.sizes, record.metrics
-    shown = ", ".join(f"{n} {m[n]:.3f}" for n in ("nll", "em", "f1", "gold_recall@k") if m.get(n) is not None)
-    say(f"{count}run {record.run_id[:12]} {record.arm} N={s['N']} M={s['M']} K={s['K']}: {shown} ({how})")
+    reads = "evaluation" in record.artifacts
+    names = ("nll", "em", "f1", "gold_recall@k") if reads else ("index_recall@k", "gold_recall@k", "queries_per_second")
+    shown = ", ".join(f"{n} {m[n]:.3f}" for n in names if m.get(n) is not None)
+    size = f"N={s['N']} " if reads else ""
+    say(f"{count}run {record.run_id[:12]} {record.arm} {size}M={s['M']} K={s['K']}: {shown} ({how})")
 
 
 def say(line: str) -> None:

@@ -106,14 +106,22 @@ def known_size(config: RunConfig) -> int | None:
 
 def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
     """What is wrong across fields, as far as it can be known before anything is read: one sentence each."""
-    corpus = config.corpus.problems()
-    found = [*corpus, *config.questions.problems(), *config.questions.misfits(config.corpus)]
-    for component in (config.encoder, config.generator):
-        found += component.problems() if hasattr(component, "problems") else []
+    found = [*config.corpus.problems(), *config.questions.problems(), *config.questions.misfits(config.corpus)]
+    found += config.encoder.problems()
     known = known_size(config)
     found += setting_problems(config, train, train.size if train.size is not None else known, asked=False)
     if asked != train:
         found += setting_problems(config, asked, asked.size if asked.size is not None else known, asked=True)
+    if (config.encoder.kind == "points") != (config.corpus.kind == "points") and asked.uses_vectors:
+        found.append("encoder: points turns the numbers of corpus=points into vectors; neither goes without the other.")
+    if config.task == "retrieval":
+        return list(dict.fromkeys([*found, *_search_problems(config, asked)]))
+    found += config.generator.problems() if hasattr(config.generator, "problems") else []
+    if not config.questions.answered:
+        found.append(
+            f"questions: {config.questions.kind} has no answers, so that no reader can be asked; judge the search "
+            "alone (task=retrieval, or rag-exp bench)."
+        )
     found += config.prompt.problems(config.generator.context_length(), config.generator.is_seq2seq())
     rows = getattr(config.generator, "vocab_size", None)
     if not config.generator.own_vocabulary and rows is not None and config.tokenizer.vocab_size > rows:
@@ -134,6 +142,21 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         found += hosted_problems(config)
     found += _hop_problems(config, train)
     return list(dict.fromkeys(found))
+
+
+def _search_problems(config: RunConfig, asked: Setting) -> list[str]:
+    """Why a search alone cannot be measured: one sentence each."""
+    found = []
+    if asked.source != "index":
+        where = "evaluation.source" if config.evaluation.source is not None else "retrieval.source"
+        found.append(f"{where}: {asked.source}: task=retrieval measures a search; use source=index.")
+    if asked.hop2 is not None:
+        found.append("retrieval.hop2: task=retrieval measures one search a question; use retrieval=index.")
+    if config.retriever.train != "frozen":
+        found.append(
+            f"retriever.train: {config.retriever.train}: task=retrieval has no reader that teaches; use frozen."
+        )
+    return found
 
 
 def objective_problems(config: RunConfig, train: Setting) -> list[str]:

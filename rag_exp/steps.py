@@ -1,12 +1,14 @@
 """One run as a graph of steps: what is built from what, and the key of each, before anything is built.
 
-    passages -> questions -> tokenizer -> encoder -> embeddings -> index (-> tuning) -> topk (-> paths)
+    passages -> questions -> tokenizer -> encoder -> embeddings -> index (-> tuning) -> topk (-> paths) (-> ranking)
                                       \\-> reader_warmup ----------------> checkpoint -> evaluation
 
 The *training setting* (corpus size and growth, index, source, k) leads to the checkpoint; the
 *evaluation setting* to the top-k it is asked with. They share every step whose fields agree, so a
 sweep over evaluation settings alone trains once. What cannot affect a run is in none of its steps: a
 closed-book run has no index, an oracle run no encoder.
+
+With ``task=retrieval`` nothing reads: the run ends with the ranking of what was found, in the evaluation's place.
 
 The warm-ups read the gold passages that the training questions name, wherever those stand in the
 corpus: supervision is part of the questions, not of the corpus size under study.
@@ -48,6 +50,7 @@ VERSIONS = {
     "reader_warmup": 2,
     "checkpoint": 2,
     "evaluation": 2,
+    "ranking": 1,
 }
 
 TRAINED = ("reader_warmup", "checkpoint")  # roles whose step is a stage of training
@@ -63,7 +66,7 @@ class RunSteps:
     Attributes:
         roles: every step by its role in the run ("passages", "index", "train_topk", ...), parents first.
         train, asked: the training and the evaluation setting.
-        run_id: digest of the evaluation step's key and the seed.
+        run_id: digest of the last step's key and the seed.
     """
 
     roles: Mapping[str, Step]
@@ -72,8 +75,9 @@ class RunSteps:
     run_id: str
 
     @property
-    def evaluation(self) -> Step:
-        return self.roles["evaluation"]
+    def last(self) -> Step:
+        """What the run ends with: the evaluation, or the ranking where nothing reads."""
+        return self.roles["evaluation"] if "evaluation" in self.roles else self.roles["ranking"]
 
 
 def plan_run(config: RunConfig, digests: ContentDigests) -> RunSteps:
@@ -100,13 +104,14 @@ class _Planner:
 
     def plan(self) -> RunSteps:
         train, asked = self.train, self.asked
+        reads = self.config.task == "rag"
         self.roles |= {"passages": self.passages(train), "questions": self.questions(train)}
-        self.roles |= self.reader_tokenizer
+        self.roles |= self.reader_tokenizer if reads else {}
         if train.uses_vectors or asked.uses_vectors:
             self.roles |= self.encoder_tokenizer
         if self.encoder_step is not None:
             self.roles["encoder"] = self.encoder_step
-        weights = self.training()
+        weights = self.training() if reads else {}
         if self.passages(asked).key != self.passages(train).key:
             self.roles["evaluation_passages"] = self.passages(asked)
             self.roles["evaluation_questions"] = self.questions(asked)
@@ -119,15 +124,21 @@ class _Planner:
             self.roles |= self.found(
                 asked, self.config.evaluation.split, self.config.evaluation.questions, self.roles.get("index"), trained
             )
-        self.roles["evaluation"] = self.evaluation(weights)
-        run_id = digest({"evaluation": self.roles["evaluation"].key, "seed": self.config.seed})
+        name, last = ("evaluation", self.evaluation(weights)) if reads else ("ranking", self.ranking())
+        self.roles[name] = last
+        run_id = digest({name: last.key, "seed": self.config.seed})
         return RunSteps(self.roles, train, asked, run_id)
 
     @cached_property
     def live(self) -> bool:
         """Whether the retriever trains with the reader."""
         config = self.config
-        return config.retriever.train != "frozen" and self.train.source == "index" and config.training.steps > 0
+        return (
+            config.task == "rag"
+            and config.retriever.train != "frozen"
+            and self.train.source == "index"
+            and config.training.steps > 0
+        )
 
     @cached_property
     def generator(self) -> dict[str, Any]:
@@ -471,6 +482,12 @@ class _Planner:
         fields |= _paths_read(asked)
         parents |= _read(self.roles)
         return _step("evaluation", fields, parents, partial(builders.evaluation, config, asked))
+
+    def ranking(self) -> Step:
+        """What the search found, judged without a reader."""
+        asked = self.asked
+        parents = {**self.data_parents(asked), "topk": self.roles["topk"]}
+        return _step("ranking", {"size": asked.size}, parents, partial(builders.ranking, self.config, asked))
 
     def identity(self, options: Options) -> dict[str, Any]:
         """The options' identity, with the content of what they read where they read anything."""

@@ -72,7 +72,7 @@ def test_the_bounds_bound_what_a_run_measures(place, capsys, generator):
         assert f"<= {bound.tokens:,} tokens, <= {most:.3g} FLOPs" in line
     sizes = config.generator.sizes()
     read, written = (forward_flops(f(config, 24, 3), sizes) for f in (reading_bound, writing_bound))
-    asked = store.info(steps.evaluation).stats
+    asked = store.info(steps.last).stats
     assert read / 5 < asked["flops"] <= config.evaluation.max_answers * read + written
     (line,) = re.findall(r"evaluation +24 questions x 3 prompts: (.*)", said)
     assert f"<= {read:.3g} FLOPs" in line

@@ -1,4 +1,4 @@
-"""Recall against what it costs: how fast an index answers, and how many bytes it takes."""
+"""Recall against what it costs: how fast an index answers, how many bytes it takes, how long it is built."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from rag_exp.analysis import theme
 if TYPE_CHECKING:
     import pandas as pd
 
-SIDE = 320
+SIDE = 260
 
 
 def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple[Any, str] | None:
-    """Recall against questions per second and against bytes, a line per index type over corpus sizes.
+    """Recall against questions per second, bytes and build time, a line per index type over corpus sizes.
+
+    Points that another index of the same corpus size beats in both recall and the panel's cost are pale: the others
+    are the Pareto frontier.
 
     Args:
         rows: finished runs.
@@ -40,10 +43,14 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
     absent = sorted(set(timed["index"]) - set(known["index"]))
     # The same index asked by several generators is one index: its search was timed once.
     width = known["index_bytes_per_passage"] if "index_bytes_per_passage" in known else float("nan")
-    per_index = known.assign(bytes=width * known["M"])
+    built = known["seconds.index"] if "seconds.index" in known else float("nan")
+    per_index = known.assign(bytes=width * known["M"], built=built)
     keys = ["index", "M", recall, "K"]
     per_index = per_index.groupby(keys, as_index=False).agg(
-        speed=("queries_per_second", "median"), bytes=("bytes", "median"), runs=("run_id", "count")
+        speed=("queries_per_second", "median"),
+        bytes=("bytes", "median"),
+        built=("built", "median"),
+        runs=("run_id", "count"),
     )
     kinds = [k for k in colors if k in set(per_index["index"])]
     color = alt.Color(
@@ -75,10 +82,15 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
     if per_index["M"].nunique() == 1:
         sizes = alt.value(130)
     panels = []
-    for column, title in (("speed", theme.label("queries_per_second")), ("bytes", theme.label("index_bytes"))):
+    for column, title in (
+        ("speed", theme.label("queries_per_second")),
+        ("bytes", theme.label("index_bytes")),
+        ("built", "Seconds to build"),
+    ):
         part = per_index[per_index[column].notna() & (per_index[column] > 0)]
         if not len(part):
             continue
+        part = part.assign(best=undominated(part, recall, column, more_is_better=column == "speed"))
         x = theme.log_axis(column, part[column].tolist(), title)
         base = alt.Chart(pd.DataFrame(part)).encode(x=x, y=y if not panels else y.title(""), color=color)
         line = base.mark_line(strokeWidth=1.5, opacity=0.55).encode(detail=detail, order=order)
@@ -88,13 +100,17 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
             alt.Tooltip(f"{theme_escape(recall)}:Q", title=theme.label(recall).lower(), format=".4~f"),
             alt.Tooltip("speed:Q", title="questions per second", format=",.0f"),
             alt.Tooltip("bytes:Q", title="bytes", format=".3~s"),
+            alt.Tooltip("built:Q", title="seconds to build", format=".3~g"),
             alt.Tooltip("runs:Q", title="runs that asked it"),
         ]
-        dots = base.mark_point(filled=True, opacity=1, stroke="white", strokeWidth=1).encode(size=sizes, tooltip=tips)
+        pale = alt.condition("datum.best", alt.value(1.0), alt.value(0.25))
+        dots = base.mark_point(filled=True, stroke="white", strokeWidth=1)
+        dots = dots.encode(size=sizes, tooltip=tips, opacity=pale)
         panels.append(alt.layer(line, dots).properties(width=SIDE, height=SIDE * 0.8))
     caption = (
         f"{theme.label(recall)}, at the passages read (K). Each point is an index of one corpus size, larger points "
-        "for larger corpora. Speed is that of the machine that searched, over batches of questions."
+        "for larger corpora; pale ones are beaten in recall and cost alike by another index of their size. Speed is "
+        "that of the machine that searched, over batches of questions."
     )
     if recall == "gold_recall@k":
         largest = theme.si(float(known["M"].max()))
@@ -107,6 +123,13 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
             f" Not shown, since {'it has' if len(absent) == 1 else 'they have'} no such recall: {', '.join(absent)}."
         )
     return alt.hconcat(*panels, spacing=28), caption
+
+
+def undominated(rows: pd.DataFrame, recall: str, cost: str, more_is_better: bool) -> list[bool]:
+    """For each row, whether none of its corpus size has more recall at no more cost, or as much recall at less."""
+    sign = -1.0 if more_is_better else 1.0
+    points = [(m, r, sign * c) for m, r, c in zip(rows["M"], rows[recall], rows[cost], strict=True)]
+    return [not any(m == n and s >= r and d <= c and (s > r or d < c) for n, s, d in points) for m, r, c in points]
 
 
 def _shares(low: float) -> list[float]:

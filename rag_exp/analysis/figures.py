@@ -63,8 +63,7 @@ def figures_of(table: pd.DataFrame, fits: StudyFits) -> list[Figure]:
         view.against_corpus(),
         view.by_index(),
         view.by_growth(),
-        _costs(rows, "index_recall@k", "recall_against_cost", "Recall against cost, per index"),
-        _costs(rows, "gold_recall@k", "gold_against_cost", "Gold passages found against cost, per index"),
+        *_costs_by_corpus(table[table["status"] == "finished"]),
         _arms(rows, fits.metric),
         _residuals(fits),
     ]
@@ -261,6 +260,20 @@ def _bands_are(law: LawFit) -> str:
 def _setting(where: dict[str, Any]) -> str:
     words = described({k: v for k, v in where.items() if k in ("index", "growth", "K")})
     return f"({words[0].upper()}{words[1:]}.)" if words else ""
+
+
+def _costs_by_corpus(rows: pd.DataFrame) -> list[Figure | None]:
+    """What recall costs, a figure for each corpus: indexes over different passages are not to be compared."""
+    kinds = rows["config.corpus.kind"].map(str) if "config.corpus.kind" in rows else rows["status"]
+    made = []
+    for kind in dict.fromkeys(kinds):
+        part, several = rows[kinds == kind], kinds.nunique() > 1
+        name, title = (f"_{kind}", f", corpus {kind}") if several else ("", "")
+        made += [
+            _costs(part, "index_recall@k", f"recall_against_cost{name}", f"Recall against cost, per index{title}"),
+            _costs(part, "gold_recall@k", f"gold_against_cost{name}", f"Gold found against cost, per index{title}"),
+        ]
+    return made
 
 
 def _costs(rows: pd.DataFrame, recall: str, name: str, title: str) -> Figure | None:

@@ -53,10 +53,14 @@ def tokenizer_folder(build: Build) -> Path | None:
     return build.parent("tokenizer").path if "tokenizer" in build.step.parents else None
 
 
-def training_questions(config: RunConfig, build: Build) -> QuestionTable:
+def training_questions(config: RunConfig, build: Build, needed: bool = True) -> QuestionTable:
+    """The questions of split train; none of them where the split is not ``needed`` and there is none."""
     from rag_exp.data.questions import QuestionTable
 
-    return QuestionTable.open(build.parent("questions").path, "train", config.training.questions)
+    folder, limit = build.parent("questions").path, config.training.questions
+    if not needed and "train" not in build.parent("questions").stats["splits"]:
+        return QuestionTable.open(folder, config.evaluation.split, 0)
+    return QuestionTable.open(folder, "train", limit)
 
 
 def question_vectors(build: Build, steps: VectorSteps) -> np.ndarray:

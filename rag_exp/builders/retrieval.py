@@ -73,12 +73,12 @@ def encoder(config: RunConfig, hop2: SecondHop | None, build: Build) -> None:
 
     seed = derive(config.seed, "encoder")
     made = config.encoder.create(tokenizer_folder(build), config.tokenizer.vocab_size, seed)
-    asked, table = training_questions(config, build), passage_table(build)
+    warmup = config.retriever.warmup.resolved(config.encoder)
+    asked, table = training_questions(config, build, needed=warmup.steps > 0), passage_table(build)
     queries, gold, answers = asked.questions, asked.gold, asked.answers
     if hop2 is not None:
         pairs = hop_pairs(queries, gold, asked.gold_of, table, hop2)
         queries, gold, answers = pairs.queries, pairs.gold, [answers[q] for q in pairs.asked]
-    warmup = config.retriever.warmup.resolved(config.encoder)
     with (
         on_device(config, made),
         Ticker("retriever warm-up", warmup.steps, config.trainer.progress) as ticker,
@@ -230,6 +230,23 @@ def topk(
     reference = _reference(config, setting.k, size, blocks, queries, vectors, build)
     reason = "training questions are not compared"
     build.stats |= search_topk(found, queries, setting.k, build.folder, reference, reason)
+
+
+def ranking(config: RunConfig, setting: Setting, build: Build) -> None:
+    """rankings.parquet: what was found for every question of the split, and how good that is without a reader."""
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.evaluation.ranking import rank_questions, ranking_metrics, write_rankings
+    from rag_exp.retrieval.results import SearchResult
+
+    table = passage_table(build)
+    size = table.prefix_size(setting.size)
+    asked = QuestionTable.open(build.parent("questions").path, config.evaluation.split, config.evaluation.questions)
+    judged = write_rankings(
+        rank_questions(asked, SearchResult.load(build.parent("topk").path), table, size), build.folder
+    )
+    metrics, nulls = ranking_metrics(judged, setting.k)
+    build.stats |= {"metrics": metrics, "nulls": nulls, "questions": len(asked), "M": size}
+    build.stats["documents"] = table.documents_in(size)
 
 
 def paths(

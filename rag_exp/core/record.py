@@ -24,7 +24,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = Field(SCHEMA, description="version of this schema")
-    run_id: str = Field(description="Merkle key of the evaluation artifact and the seed")
+    run_id: str = Field(description="Merkle key of the last artifact and the seed")
     status: Literal["finished", "failed"]
     arm: str = Field(description="dense, bm25, hybrid, oracle, random or closed_book")
     seed: int

@@ -3,8 +3,8 @@
 ``questions.parquet`` has one row per question: id, question, answers (the first is the training target),
 gold (rows), gold_of (for each gold row, which gold id, counted from 0, it belongs to: a split passage has several
 rows), gold_ids, split, hops, template, entropy and entropy_given_gold (nats, null where unknown); and, where any has
-some, choices (answers to choose among). Within a split, rows are in a seeded hash order of question ids, so that a
-limit takes a nested prefix.
+some, choices (answers to choose among) and grades (how relevant each gold id is). Within a split, rows are in a seeded
+hash order of question ids, so that a limit takes a nested prefix.
 """
 
 from __future__ import annotations
@@ -67,6 +67,9 @@ def write_questions(options: QuestionOptions, table: PassageTable, folder: Path)
     if any(q.choices for q in found):
         columns["choices"] = [list(q.choices) for q in found]
         schema = schema.append(pa.field("choices", pa.list_(pa.string())))
+    if any(q.grades for q in found):
+        columns["grades"] = [list(q.grades or [1.0] * len(q.gold_ids)) for q in found]
+        schema = schema.append(pa.field("grades", pa.list_(pa.float64())))
     splits = Counter(columns["split"])
     written = pa.table(columns, schema=schema)
     with pq.ParquetWriter(folder / "questions.parquet", schema) as writer:
@@ -128,8 +131,10 @@ def _checked(options: QuestionOptions) -> list[Question]:
         seen[question.id] = n
         if not question.question.strip():
             raise DataError(f"{where} has an empty text.")
-        if not question.answers:
+        if not question.answers and options.answered:
             raise DataError(f"{where} has no answers: {question.question!r}. Give it one or leave it out.")
+        if question.grades and (len(question.grades) != len(question.gold_ids) or min(question.grades) <= 0):
+            raise DataError(f"{where} needs a grade above 0 for each of its {len(question.gold_ids)} gold passages.")
         if not all(a.strip() for a in question.answers):
             raise DataError(f"{where} has an empty answer: {question.question!r}.")
         if question.choices:
@@ -247,6 +252,13 @@ class QuestionTable:
     @cached_property
     def gold_ids(self) -> list[list[str]]:
         return self.column("gold_ids")
+
+    @cached_property
+    def grades(self) -> list[list[float]]:
+        """How relevant each gold id of a question is; 1 where the source does not grade."""
+        if "grades" in self._table.column_names:
+            return self.column("grades")
+        return [[1.0] * len(ids) for ids in self.gold_ids]
 
     @cached_property
     def templates(self) -> list[str]:

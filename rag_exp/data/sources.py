@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -44,7 +44,7 @@ class Question:
     Attributes:
         id: unique among the source's questions, over all splits.
         question: its wording.
-        answers: accepted answers; the first is the training target.
+        answers: accepted answers; the first is the training target. Empty where only passages are judged.
         gold_ids: ids of the passages that hold the answer, one per hop, in hop order; empty where unknown.
         split: "train", "dev", "test" or any other name.
         hops: passages that must be read together to answer.
@@ -52,6 +52,7 @@ class Question:
         entropy: H(answer | question) under the process that made the question, in nats; None where unknown.
         entropy_given_gold: H(answer | question, gold passages), in nats; None where unknown.
         choices: answers to choose among, an accepted one among them, where the question is asked so; else empty.
+        grades: how relevant each of ``gold_ids`` is, above 0; empty where the source does not grade (all count 1).
     """
 
     id: str
@@ -64,6 +65,7 @@ class Question:
     entropy: float | None = None
     entropy_given_gold: float | None = None
     choices: tuple[str, ...] = ()
+    grades: tuple[float, ...] = ()
 
 
 CORPORA = Registry("corpus")
@@ -108,7 +110,13 @@ class CorpusOptions(Options):
 
 
 class QuestionOptions(Options):
-    """Base of every question source."""
+    """Base of every question source.
+
+    Attributes:
+        answered: every question has an answer. Else a search can be judged (``task=retrieval``) and no reader asked.
+    """
+
+    answered: ClassVar[bool] = True
 
     def offers_choices(self) -> bool:
         """Whether every question comes with answers to choose among."""

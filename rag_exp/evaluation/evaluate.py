@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from rag_exp.core.errors import ConfigError, DataError, TrainingError
-from rag_exp.data.normalise import holds, searchable
 from rag_exp.data.passages import PassageTable
 from rag_exp.data.questions import QuestionTable
 from rag_exp.evaluation.answering import answers, choices_of, decoding_problems
+from rag_exp.evaluation.coverage import answers_found
 from rag_exp.evaluation.metrics import exact_match, f1_score, gold_recall, metrics_of
 from rag_exp.evaluation.options import EvaluationOptions
 from rag_exp.evaluation.predictions import read_predictions, write_predictions
@@ -408,7 +408,7 @@ class Reader:
 def _add_facts(rows: list[dict[str, Any]], asked: Asked) -> None:
     """Add what is known without the reader: the question itself, its gold, what retrieval found, EM and F1."""
     table = asked.questions
-    found = _answers_found(rows, table.answers, asked.passages)
+    found = answers_found([row["rows"] for row in rows], table.answers, asked.passages)
     for q, row in enumerate(rows):
         answers, gold, gold_of, hops = table.answers[q], table.gold[q], table.gold_of[q], int(table.hops[q])
         prediction, reads = row["prediction"], bool(row["rows"])
@@ -437,15 +437,3 @@ def _add_facts(rows: list[dict[str, Any]], asked: Asked) -> None:
             "entropy": table.entropies[q],
             "entropy_given_gold": table.entropies_given_gold[q],
         }
-
-
-def _answers_found(
-    rows: Sequence[dict[str, Any]], answers: Sequence[list[str]], passages: PassageTable | None
-) -> list[bool]:
-    """Whether an answer occurs in title or text of a passage read; each passage is normalised once."""
-    read = sorted({passage for row in rows for passage in row["rows"]})
-    if not read:
-        return [False] * len(rows)
-    assert passages is not None
-    texts = {row: searchable(f"{title}\n{text}") for row, (title, text) in zip(read, passages.texts(read), strict=True)}
-    return [any(holds(texts[p], a) for p in row["rows"]) for row, a in zip(rows, answers, strict=True)]

@@ -75,8 +75,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
 LATER = ("null_prior", "null_posterior", "null_nll", "choices", "choice_logp")
 
 
-def schema() -> pa.Schema:
-    """The Arrow schema of :data:`COLUMNS`."""
+def schema_of(columns: Mapping[str, tuple[str, str]]) -> pa.Schema:
+    """The Arrow schema of columns that are described as :data:`COLUMNS` are."""
     import pyarrow as pa
 
     types = {
@@ -90,7 +90,12 @@ def schema() -> pa.Schema:
         "list<int32>": pa.list_(pa.int32()),
         "list<list<int64>>": pa.list_(pa.list_(pa.int64())),
     }
-    return pa.schema([(name, types[kind]) for name, (kind, _) in COLUMNS.items()])
+    return pa.schema([(name, types[kind]) for name, (kind, _) in columns.items()])
+
+
+def schema() -> pa.Schema:
+    """The Arrow schema of :data:`COLUMNS`."""
+    return schema_of(COLUMNS)
 
 
 def write_predictions(rows: list[dict[str, object]], folder: Path, nulls: Mapping[str, str] | None = None) -> Path:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rag_exp.retrieval.encoder import Encoder
+    from rag_exp.retrieval.points import PointsEncoder
     from rag_exp.retrieval.sentence import SentenceEncoder
     from rag_exp.retrieval.static import StaticEncoder
 
@@ -199,3 +200,31 @@ class SentenceTransformers(EncoderOptions):
         from rag_exp.retrieval.sentence import SentenceEncoder
 
         return SentenceEncoder.load(folder, self)
+
+
+@ENCODERS.register
+class Points(EncoderOptions):
+    """Clustered vectors for the numbers of ``corpus=points`` (see ``retrieval/points.py``)."""
+
+    kind: Literal["points"] = "points"
+    dims: int = Field(384, ge=1, description="width of the vectors")
+    clusters: int = Field(1_000, ge=1, description="groups of points; point densities differ between them")
+    inner_dims: int = Field(32, ge=1, description="dimensions in which the points of a cluster differ")
+    spread: float = Field(1.0, gt=0, description="mean distance of points from their cluster's centre, of length 1")
+    seed: int = Field(0, ge=0, description="of centres, axes and points")
+
+    def known_dims(self) -> int:
+        return self.dims
+
+    def parameter_counts(self, vocab_size: int | None) -> dict[str, int]:
+        return {"scale": 1}
+
+    def create(self, tokenizer_folder: Path | None, vocab_size: int | None, seed: int) -> PointsEncoder:
+        from rag_exp.retrieval.points import PointsEncoder
+
+        return PointsEncoder(self)
+
+    def load(self, folder: Path, tokenizer_folder: Path | None) -> PointsEncoder:
+        from rag_exp.retrieval.points import PointsEncoder
+
+        return PointsEncoder.load(folder, self)

@@ -1,0 +1,78 @@
+"""`rag-exp bench`: a search measured alone, by the real verb."""
+
+import pytest
+
+from rag_exp import cli
+from rag_exp.core.record import read_record
+
+POINTS = ["corpus=points", "questions=points", "encoder=points", "corpus.points=600", "questions.queries=20"]
+POINTS += ["encoder.dims=16", "encoder.clusters=8", "encoder.inner_dims=4", "retrieval.k=10"]
+
+
+def records(place):
+    return [read_record(f) for f in (place / "outputs" / "runs").glob("*/record.json")]
+
+
+def test_a_search_is_measured_without_a_reader(place, capsys):
+    assert cli.main(["bench", "debug=tiny"]) == 0
+    (record,) = records(place)
+    assert "evaluation" not in record.artifacts
+    assert "checkpoint" not in record.artifacts
+    assert record.sizes["N"] is None
+    assert record.nulls["N"] == "task=retrieval: nothing reads"
+    assert record.metrics["index_recall@k"] == 1.0
+    assert record.metrics["mrr"] is not None
+    assert record.flops["reading"] is None
+    assert record.flops["search"] > 0
+    capsys.readouterr()
+    assert cli.main(["bench", "debug=tiny"]) == 0
+    assert "built" not in capsys.readouterr().err
+
+
+def test_what_a_reader_would_be_changes_no_search(place):
+    assert cli.main(["bench", "debug=tiny"]) == 0
+    assert cli.main(["bench", "debug=tiny", "generator.size=s2", "objective=rag_token"]) == 0
+    assert len(records(place)) == 1
+
+
+def test_a_study_of_indexes_is_reported(place, tmp_path):
+    folder = tmp_path / "mine" / "study"
+    folder.mkdir(parents=True)
+    text = f"""name: mine
+metric: index_recall@k
+base: [task=retrieval, {", ".join(POINTS)}]
+grids:
+  - index: [flat, sq]
+  - index: ivf
+    index.nlist: 8
+    index.nprobe: [1, 8]
+"""
+    (folder / "mine.yaml").write_text(text)
+    words = ["study=mine", "--config-dir", str(tmp_path / "mine")]
+    assert cli.main(["bench", "-m", *words]) == 0
+    found = {(r.config["index"]["kind"], r.config["index"].get("nprobe")): r.metrics for r in records(place)}
+    assert len(found) == 4
+    assert found["flat", None]["index_recall@k"] == 1.0 == found["ivf", 8]["index_recall@k"]
+    assert found["ivf", 1]["index_recall@k"] < 1.0
+    assert cli.main(["report", *words]) == 0
+    report = place / "outputs" / "studies" / "mine"
+    assert (report / "figures" / "recall_against_cost.png").is_file()
+    assert "No law was fitted" in (report / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["retrieval=oracle"], "measures a search"),
+        (["retriever=query"], "no reader that teaches"),
+        (["corpus=points", "questions=points"], "neither goes without the other"),
+    ],
+)
+def test_what_is_no_search_is_refused(place, capsys, overrides, message):
+    assert cli.main(["bench", *overrides]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_questions_without_answers_are_not_read(place, capsys):
+    assert cli.main(["run", *POINTS]) == 2
+    assert "rag-exp bench" in capsys.readouterr().err
