@@ -32,6 +32,7 @@ from rag_exp.retrieval.indexes import (
     Flat,
     Hybrid,
     IndexOptions,
+    Milvus,
     RaBitQ,
 )
 from rag_exp.retrieval.recall import recall_against
@@ -54,10 +55,12 @@ EXAMPLES: dict[str, list[IndexOptions]] = {
     "fastscan": [FastScan()],
     "rabitq": [RaBitQ(search=ALL_LISTS)],
     "annoy": [Annoy(trees=8), Annoy(trees=8, metric="angular", search_k=2000)],
+    "milvus": [Milvus(type="FLAT"), Milvus(type="IVF_FLAT", nprobe=10_000)],
     "bm25": [BM25()],
     "hybrid": [Hybrid(), Hybrid(dense=IVF(nprobe=3), fusion="weighted")],
 }
-EXTRAS = {"annoy": "annoy"}  # packages that some kinds need, and need not be there
+EXTRAS = {"annoy": "annoy", "milvus": "milvus_lite"}  # packages that some kinds need, and need not be there
+PLAIN = {"annoy": {".json", ".npy", ".annoy"}, "milvus": {"", ".json", ".prev", ".parquet", ".idx"}}  # of their files
 FEW = 100  # queries
 BUILT: dict[tuple[str, int, int], BuiltIndex] = {}
 
@@ -253,7 +256,9 @@ def test_save_and_load_give_the_same_result(case: Case, tmp_path: Path):
 
 def test_saved_files_hold_no_pickle(case: Case, tmp_path: Path):
     case.build(40).save(tmp_path)
-    assert {f.suffix for f in tmp_path.rglob("*") if f.is_file()} <= {".json", ".npy", ".faiss", ".annoy"}
+    assert {f.suffix for f in tmp_path.rglob("*") if f.is_file()} <= PLAIN.get(
+        case.options.kind, {".json", ".npy", ".faiss"}
+    )
 
 
 def test_a_build_repeats_itself(case: Case):
