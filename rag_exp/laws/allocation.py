@@ -159,6 +159,19 @@ class _Search:
         self.low_A, self.high_A = (np.log([self.limits[a][end] for a in self.free]) for end in (0, 1))
 
     def run(self, budgets_B: np.ndarray, draws: bool) -> _Optimum:
+        """The optimum of every budget, one after the other: a lattice for every replicate is large enough."""
+        one = [self._over_k(budgets_B[b : b + 1], draws) for b in range(len(budgets_B))]
+
+        def beside(parts: list[np.ndarray]) -> np.ndarray:
+            return np.concatenate(parts, axis=1)
+
+        return _Optimum(
+            {a: beside([o.axes[a] for o in one]) for a in one[0].axes},
+            beside([o.loss_RB for o in one]),
+            {a: beside([o.ends[a] for o in one]) for a in one[0].ends},
+        )
+
+    def _over_k(self, budgets_B: np.ndarray, draws: bool) -> _Optimum:
         """The optimum over all K: coarsely first, then over the whole numbers next to what was best."""
         ks = self.ks
         best = self._over(ks, budgets_B, draws, None)
@@ -189,6 +202,8 @@ class _Search:
         if np.isinf(best.loss_RB[0, b]):
             least = f"N = {self.limits['N'][0]:.3g}"
             return f"it does not pay for {least}, the least within {self.reach:g} decades of the data"
+        if best.loss_RB[0, b] <= 0:
+            return "the law falls below zero there, which no loss can: its form does not hold so far out"
         for axis, end_RB in best.ends.items():
             if end := end_RB[0, b]:
                 where = f"{self.limits[axis][0 if end < 0 else 1]:.3g}, {self.reach:g} decades beyond the data"

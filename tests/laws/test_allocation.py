@@ -146,6 +146,13 @@ def test_a_corpus_that_has_no_more_passages_is_a_cap_and_no_refusal():
         frontier(law, costs, [1e19], caps={"M": 10})
 
 
+def test_a_law_below_zero_has_no_optimum():
+    law = fitted("joint_gain", RAG, 6 + A * RAG["N"] ** -ALPHA - 0.001 * RAG["M"] ** 0.45)
+    row = frontier(law, Costs(tokens=1e10), [1e19], reach=2).iloc[0]
+    assert "below zero" in row["reason"]
+    assert row["loss"] is None
+
+
 def factorised():
     rows = grid(N=np.geomspace(1e5, 1e7, 5), M=np.geomspace(1e3, 5e4, 5), K=np.array([1.0, 2, 4, 8]))
     c, r = (rows["M"] / 5e4) ** 0.9, 1 - 0.01 * rows["M"] ** 0.3 * rows["K"] ** -0.6
