@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from rag_exp.analysis.fits import Plan, current_fits, law_options
+from rag_exp.analysis.page import Cell, Page
 from rag_exp.analysis.study_fits import StudyFits
 from rag_exp.analysis.tables import finished, load_study
 from rag_exp.analysis.theme import si
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.surface import Surface
 
 FOLDER = "frontier"
+PARTS = ("training", "corpus", "search", "reading")
 TIMES = (0.1, 0.3, 1.0, 3.0, 10.0)  # the cost of the largest run: the budgets where none are given
 
 
@@ -115,10 +119,63 @@ def frontier_study(plan: Plan, records: Sequence[RunRecord], options: FrontierOp
         files["contours.csv"] = contours(surface, reach=options.reach)
     for file, content in files.items():
         write_text(folder / file, content.to_csv(index=False))
-    facts = {"law": name, "costs": costs.model_dump(), "caps": caps, "given": surface.given, "reach": options.reach}
-    facts["exponents"] = found.attrs["exponents"]
+    facts = {
+        "basis": fits.basis,
+        "law": name,
+        "axes": surface.axes,
+        "given": surface.given,
+        "costs": costs.model_dump(),
+        "caps": caps,
+        "reach": options.reach,
+        "level": surface.level,
+        "exponents": found.attrs["exponents"],
+        "rates": [rate_line(r) for r in rates],
+    }
     write_text(folder / "frontier.json", json.dumps(facts, indent=2) + "\n")
     yield f"{len(files) + 1} files: {folder}"
+
+
+def saved_frontier(folder: Path, fits: StudyFits) -> dict[str, Any] | None:
+    """``frontier.json`` with the rows of ``allocation.csv`` as ``rows``, where they stand on these very laws."""
+    import pandas as pd
+
+    try:
+        facts: dict[str, Any] = json.loads((folder / FOLDER / "frontier.json").read_text(encoding="utf-8"))
+        table = pd.read_csv(folder / FOLDER / "allocation.csv")
+    except (OSError, ValueError):
+        return None
+    facts["rows"] = table.astype(object).where(table.notna(), None).to_dict("records")
+    return facts if facts.get("basis") == fits.basis else None
+
+
+def frontier_section(page: Page, saved: dict[str, Any]) -> None:
+    """The report's section: the best allocation of every budget."""
+    costs, axes = saved["costs"], saved["axes"]
+    page.heading("What a budget buys")
+    page.paragraph(
+        f"The least loss that each budget pays for by the law {saved['law']}, at the costs that the runs measured and "
+        f"with {costs['queries']:,.0f} questions to answer. Brackets are {saved['level']:.0%} intervals over replicates "
+        f"and acceptable forms; an optimum more than {saved['reach']:g} decade{'s' * (saved['reach'] != 1)} beyond the "
+        "data is not reported."
+    )
+    rows = []
+    for row in saved["rows"]:
+        cells = [Cell(f"{row['budget']:.2e}", row["budget"], True)]
+        if row["reason"] is not None:
+            rows.append([*cells, Cell(f'<span class="note">{escape(row["reason"])}</span>', wide=True)])
+            rows[-1] += [Cell("")] * (len(axes) + 1)
+            continue
+        for name in (*axes, "loss"):
+            form = ".4g" if name == "loss" else ".3g"
+            band = _interval(row[f"{name}_low"], row[f"{name}_high"], form)
+            shown = f"{row[name]:.4g}" if name == "loss" else _count(row[name])
+            cells.append(Cell(f'{shown} <span class="range">{band}</span>', row[name]))
+        spent = {k: row[f"flops.{k}"] for k in PARTS}
+        shares = ", ".join(f"{k} {v / row['budget']:.0%}" for k, v in spent.items() if v > 0.005 * row["budget"])
+        rows.append([*cells, Cell(shares)])
+    page.table(["FLOPs", *axes, "loss", "spent on"], rows)
+    for line in saved["rates"]:
+        page.paragraph(f"Marginal rate {line}.", "note")
 
 
 def allocation_line(row: dict[str, Any], axes: Sequence[str]) -> str:
@@ -128,7 +185,7 @@ def allocation_line(row: dict[str, Any], axes: Sequence[str]) -> str:
     chosen = []
     for a in (a for a in ("N", "D", "M", "K") if a in axes):
         chosen.append(f"{a} {_count(row[a])}{_interval(row[f'{a}_low'], row[f'{a}_high'], '.3g')}")
-    spent = {k: row[f"flops.{k}"] for k in ("training", "corpus", "search", "reading")}
+    spent = {k: row[f"flops.{k}"] for k in PARTS}
     total = sum(spent.values())
     shares = ", ".join(f"{k} {v / total:.0%}" for k, v in spent.items() if v > 0.005 * total)
     text = f"budget {row['budget']:.3g}: {', '.join(chosen)}: loss {row['loss']:.4g}"

@@ -73,13 +73,16 @@ def report_study(plan: Plan, records: Sequence[RunRecord]) -> Path:
     Returns:
         ``report.html`` in the study's folder.
     """
+    from rag_exp.analysis.allocations import saved_frontier
     from rag_exp.analysis.report import FILE, REPORT_VERSION, mark_of, write_report
 
     table = load_study(plan.folder)
     options = law_options(plan.law, plan.forms)
     fits = current_fits(plan, records, table, options)
     states = [[run, state] for run, state in zip(table["run_id"], table["status"], strict=True)]
-    basis = digest({"fits": fits.basis, "runs": states, "version": REPORT_VERSION})
+    stands_on: dict[str, Any] = {"fits": fits.basis, "runs": states, "version": REPORT_VERSION}
+    saved = saved_frontier(plan.folder, fits)
+    basis = digest(stands_on | ({"frontier": saved} if saved else {}))
     path = plan.folder / FILE
     if path.is_file() and mark_of(path) == basis:
         return path

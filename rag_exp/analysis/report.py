@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rag_exp.analysis.allocations import frontier_section, saved_frontier
 from rag_exp.analysis.factors import factors_section
 from rag_exp.analysis.figures import Figure, figures_of, save_figures
 from rag_exp.analysis.page import GREEK, Cell, Chart, Page, mathed
@@ -63,6 +64,9 @@ def write_report(table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any], 
     _heldout(page, fits)
     if fits.factorised is not None:
         factors_section(page, fits.factorised)
+    saved = saved_frontier(folder, fits)
+    if saved is not None:
+        frontier_section(page, saved)
     _runs(page, table, fits.metric)
     _nulls(page, table)
     _source(page, table, plan)

@@ -1,11 +1,14 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from rag_exp.analysis.allocations import frontier_options, frontier_study
+from rag_exp.analysis.allocations import frontier_options, frontier_section, frontier_study, saved_frontier
+from rag_exp.analysis.page import Page
+from rag_exp.analysis.study_fits import StudyFits
 from rag_exp.core.errors import ConfigError, DataError
 from rag_exp.core.record import read_record
 
@@ -45,6 +48,14 @@ def test_what_a_budget_buys_by_the_joint_law(study):
     assert spent.tolist() == pytest.approx([1e14, 1e15])
     contours = pd.read_csv(plan.folder / "frontier" / "contours.csv")
     assert {"loss", "M", "N", "N_low", "N_high", "beyond"} == set(contours.columns)
+    fits = StudyFits.load(plan.folder)
+    page = Page("study")
+    frontier_section(page, saved_frontier(plan.folder, fits))
+    text = page.html("")
+    assert "What a budget buys" in text
+    assert "1.00e+14" in text
+    assert "reading 9" in text
+    assert saved_frontier(plan.folder, replace(fits, basis="of other runs")) is None
 
 
 def test_the_factorised_law_is_followed_where_it_was_fitted(study):
