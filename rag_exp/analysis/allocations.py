@@ -153,10 +153,10 @@ def frontier_section(page: Page, saved: dict[str, Any]) -> None:
     costs, axes = saved["costs"], saved["axes"]
     page.heading("What a budget buys")
     page.paragraph(
-        f"The least loss that each budget pays for by the law {saved['law']}, at the costs that the runs measured and "
-        f"with {costs['queries']:,.0f} questions to answer. Brackets are {saved['level']:.0%} intervals over replicates "
-        f"and acceptable forms; an optimum more than {saved['reach']:g} decade{'s' * (saved['reach'] != 1)} beyond the "
-        "data is not reported."
+        f"The least loss that a budget pays for by the law {saved['law']}, at the costs that the runs measured, with "
+        f"{costs['queries']:,.0f} questions to answer. Brackets are {saved['level']:.0%} intervals over replicates "
+        "and acceptable forms. What is farther from the data than "
+        f"{saved['reach']:g} decade{'s' * (saved['reach'] != 1)} is not reported."
     )
     rows = []
     for row in saved["rows"]:
