@@ -22,6 +22,7 @@ The lab for scaling studies of retrieval-augmented language models.
   suggest study=NAME         which runs to add within a budget
   report study=NAME          write report.html and the figures
   show RUN [--question ID]   a run, or one question of it: passages, prior, posterior, answer
+  export RUN --trec FILE     what a run's search found, as a TREC run file
   diff RUN RUN               configs and metrics side by side, with a paired bootstrap
   store ls | gc              what the store holds and who needs it; free what nothing needs
 
@@ -231,6 +232,21 @@ def show(argv: list[str]) -> int:
     return 0
 
 
+def export(argv: list[str]) -> int:
+    """Write what a run's search found as a TREC run file, which trec_eval and retrieval=run read."""
+    parser = argparse.ArgumentParser(prog="rag-exp export", description=export.__doc__)
+    parser.add_argument("run", help="a run id, or enough of its first letters")
+    parser.add_argument("--trec", metavar="FILE", required=True, help="the file to write")
+    parser.add_argument("--root", default=None, help="where the runs are (default: $RAG_EXP_ROOT or ./outputs)")
+    given = parser.parse_args(argv)
+    from pathlib import Path
+
+    from rag_exp.show import export_run, root_folder
+
+    print(export_run(root_folder(given.root), given.run, Path(given.trec)))
+    return 0
+
+
 def diff(argv: list[str]) -> int:
     """Two runs side by side: what differs in their configs, their metrics, and a paired bootstrap over questions."""
     parser = argparse.ArgumentParser(prog="rag-exp diff", description=diff.__doc__)
@@ -283,6 +299,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "suggest": suggest,
     "report": report,
     "show": show,
+    "export": export,
     "diff": diff,
     "store": store,
 }

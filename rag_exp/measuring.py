@@ -30,11 +30,11 @@ SEARCHED: dict[str, str] = {
 
 
 def arm(steps: RunSteps) -> str:
-    """What the reader is given: ``closed_book``, ``oracle``, ``random``, ``bm25``, ``hybrid`` or ``dense``."""
+    """What the reader is given: ``closed_book``, ``oracle``, ``random``, ``run``, ``bm25``, ``hybrid`` or ``dense``."""
     asked = steps.asked
     if asked.source == "none":
         return "closed_book"
-    if asked.source in ("oracle", "random"):
+    if asked.source in ("oracle", "random", "run"):
         return asked.source
     return asked.index.kind if asked.index.kind in ("bm25", "hybrid") else "dense"
 

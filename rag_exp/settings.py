@@ -7,6 +7,7 @@ exact sizes once the data are read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rag_exp.config import RunConfig
@@ -36,7 +37,7 @@ class Setting:
     @property
     def may_fall_short(self) -> bool:
         """Whether some question may get fewer passages than others."""
-        return self.source == "oracle" or (self.source == "index" and self.index.kind != "flat")
+        return self.source in ("oracle", "run") or (self.source == "index" and self.index.kind != "flat")
 
     @property
     def uses_vectors(self) -> bool:
@@ -147,9 +148,9 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
 def _search_problems(config: RunConfig, asked: Setting) -> list[str]:
     """Why a search alone cannot be measured: one sentence each."""
     found = []
-    if asked.source != "index":
+    if asked.source not in ("index", "run"):
         where = "evaluation.source" if config.evaluation.source is not None else "retrieval.source"
-        found.append(f"{where}: {asked.source}: task=retrieval measures a search; use source=index.")
+        found.append(f"{where}: {asked.source}: task=retrieval measures a search; use source=index or run.")
     if asked.hop2 is not None:
         found.append("retrieval.hop2: task=retrieval measures one search a question; use retrieval=index.")
     if config.retriever.train != "frozen":
@@ -196,7 +197,7 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
                 "would get no gradient; use retriever.train=frozen, or an objective that teaches it (emdr2, pdist, "
                 "adist)."
             )
-        if train.source in ("oracle", "random"):
+        if train.source in ("oracle", "random", "run"):
             found.append(f"{where}: retrieval.source={train.source} does not retrieve; use retriever.train=frozen.")
     return found
 
@@ -313,6 +314,18 @@ def setting_problems(config: RunConfig, setting: Setting, size: int | None, aske
         return ["corpus: it is empty; there is nothing to retrieve from. Look into its files."]
     if setting.hop2 is not None and setting.source == "index" and setting.index.needs == "both":
         found.append(f"index.kind: {setting.index.kind} has no second hop; use one of vectors or bm25.")
+    if setting.source == "run":
+        if not config.retrieval.runs:
+            found.append(
+                "retrieval.runs: source=run reads files of results; name them, such as retrieval.runs=[run.trec]."
+            )
+        found += [
+            f"retrieval.runs: no file {f!r} (looked from {Path.cwd()})."
+            for f in config.retrieval.runs
+            if not Path(f).is_file()
+        ]
+        if setting.hop2 is not None:
+            found.append("retrieval.hop2: a run file holds one search a question; use one hop, or source=index.")
     if setting.hop2 is not None:
         found += _path_problems(config, setting, setting.hop2, size, asked)
     k_key = "evaluation.k" if asked and config.evaluation.k is not None else "retrieval.k"

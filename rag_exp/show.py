@@ -161,6 +161,29 @@ def _text(title: str, text: str) -> str:
     return textwrap.indent(textwrap.fill(f"{title}: {text}", TEXT_WIDTH), " " * 13)
 
 
+def export_run(root: Path, name: str, file: Path) -> str:
+    """Write the top-k of a run as a TREC run file; what was written, in words.
+
+    Raises:
+        DataError: no such run, it searched nothing, or its artifacts are gone.
+    """
+    record = find_run(root, name)
+    from rag_exp.data.passages import PassageTable
+    from rag_exp.data.questions import QuestionTable
+    from rag_exp.retrieval.results import SearchResult
+    from rag_exp.retrieval.run_files import write_run
+
+    found = SearchResult.load(artifact_folder(root, record, "topk"))
+    before = "evaluation_" if "evaluation_passages" in record.artifacts else ""
+    passages = PassageTable.open(artifact_folder(root, record, f"{before}passages"))
+    asked = record.config["evaluation"]
+    questions = QuestionTable.open(
+        artifact_folder(root, record, f"{before}questions"), asked["split"], asked["questions"]
+    )
+    write_run(found, questions.ids, passages, file, tag=record.run_id[:12])
+    return f"{file}: {len(questions)} questions, at most {found.k} passages each"
+
+
 def _nats(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f} nats"
 

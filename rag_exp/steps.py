@@ -358,6 +358,8 @@ class _Planner:
                 parents |= self.encoder_parents() | trained
         elif setting.source == "random":
             fields |= {"size": setting.size, "seed": self.config.seed}
+        elif setting.source == "run":
+            fields |= {"size": setting.size, "runs": [self.digests.of(f) for f in self.config.retrieval.runs]}
         vectors = self.vectors(setting, split, limit, trained, compared=split != "train" and not setting.index.no_exact)
         if vectors is not None and vectors.exact is not None:
             fields["temperature"] = self.config.retriever.temperature  # of the log-partition beside the scores

@@ -76,3 +76,22 @@ def test_what_is_no_search_is_refused(place, capsys, overrides, message):
 def test_questions_without_answers_are_not_read(place, capsys):
     assert cli.main(["run", *POINTS]) == 2
     assert "rag-exp bench" in capsys.readouterr().err
+
+
+def test_an_exported_search_is_read_again_as_a_run_file(place, capsys):
+    assert cli.main(["bench", "debug=tiny"]) == 0
+    (searched,) = records(place)
+    assert cli.main(["export", searched.run_id[:10], "--trec", "found.trec"]) == 0
+    assert "24 questions" in capsys.readouterr().out
+    assert cli.main(["bench", "debug=tiny", "retrieval=run", "retrieval.runs=[found.trec]", "retrieval.k=3"]) == 0
+    (given,) = (r for r in records(place) if r.run_id != searched.run_id)
+    assert given.arm == "run"
+    for name in ("gold_recall@k", "mrr", "ndcg@k", "answer_coverage"):
+        assert given.metrics[name] == searched.metrics[name] is not None
+    assert given.metrics["queries_per_second"] is None
+
+
+def test_a_run_file_that_is_not_there_is_said_before_any_work(place, capsys):
+    assert cli.main(["run", "debug=tiny", "retrieval=run", "retrieval.runs=[nowhere.trec]"]) == 2
+    assert "retrieval.runs: no file 'nowhere.trec'" in capsys.readouterr().err
+    assert not (place / "outputs" / "store" / "objects").exists()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 ORDER = {
     "closed_book": "No passage (closed book)",
     "random": "Random passages",
+    "run": "Passages of a run file",
     "bm25": "BM25",
     "dense": "Dense retrieval",
     "hybrid": "Dense retrieval and BM25 fused",

@@ -21,7 +21,7 @@ AXES = ("N", "M", "K", "index", "growth", "arm", "seed", "M_train", "K_train")
 PLAN = "plan.json"
 PLACES = ("outputs/studies", "results")
 _NEUTRAL = ("config.paths.", "config.logger.", "config.trainer.")
-_SEARCHLESS = ("closed_book", "oracle", "random")
+_SEARCHLESS = ("closed_book", "oracle", "random", "run")
 
 
 class _Shared(dict[str, Any]):

@@ -205,6 +205,12 @@ def topk(
     size = table.prefix_size(setting.size)
     build.stats["M"] = size
     asked = QuestionTable.open(build.parent("questions").path, split, limit)
+    if setting.source == "run":
+        from rag_exp.retrieval.run_files import read_run, result_of_run
+
+        run = read_run(config.retrieval.runs)
+        result_of_run(run, asked.ids, table, size, setting.k).save(build.folder)
+        return
     if setting.source in ("oracle", "random"):
         made = (
             oracle_result(asked.gold, setting.k, asked.gold_of)

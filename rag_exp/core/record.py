@@ -26,7 +26,7 @@ class RunRecord(BaseModel):
     schema_version: int = Field(SCHEMA, description="version of this schema")
     run_id: str = Field(description="Merkle key of the last artifact and the seed")
     status: Literal["finished", "failed"]
-    arm: str = Field(description="dense, bm25, hybrid, oracle, random or closed_book")
+    arm: str = Field(description="dense, bm25, hybrid, oracle, random, run (of a file of results) or closed_book")
     seed: int
     config: dict[str, Any] = Field(description="the resolved configuration, neutral fields included")
     artifacts: dict[str, str] = Field(description="key of every artifact the run stands on, by kind and role")

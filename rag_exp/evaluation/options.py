@@ -30,7 +30,7 @@ class EvaluationOptions(Options):
     questions: int | None = Field(500, ge=1, description="ask the first so many questions of the split; null: all")
     corpus_size: int | None = Field(None, ge=1, description="passages asked for, as corpus.size")
     growth: Literal["coverage", "distractor"] | None = Field(None, description="as corpus.growth")
-    source: Literal["index", "oracle", "random", "none"] | None = Field(None, description="as retrieval.source")
+    source: Literal["index", "run", "oracle", "random", "none"] | None = Field(None, description="as retrieval.source")
     k: int | None = Field(None, ge=0, description="passages read per question, as retrieval.k")
     j: int | None = Field(None, ge=1, description="as retrieval.hop2.j")
     paths: int | None = Field(None, ge=1, description="as retrieval.hop2.paths")

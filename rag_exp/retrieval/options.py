@@ -87,8 +87,13 @@ class RetrieverOptions(Options):
 class RetrievalOptions(Options):
     """The ``retrieval`` group. ``SEARCH``: neither the index nor the embeddings depend on it."""
 
-    source: Annotated[Literal["index", "oracle", "random", "none"], SEARCH] = Field(
-        "index", description="index: search; oracle: gold passages first; random: any; none: closed book"
+    source: Annotated[Literal["index", "run", "oracle", "random", "none"], SEARCH] = Field(
+        "index",
+        description="index: search; run: what retrieval.runs say was found; oracle: gold passages first; random: any; "
+        "none: closed book",
+    )
+    runs: Annotated[tuple[str, ...], NEUTRAL] = Field(
+        (), description="source=run: files of results, TREC runs or JSON lines, that hold every question"
     )
     k: Annotated[int, SEARCH] = Field(
         4, ge=1, description="passages read with each question (with a second hop: passages found by the first)"
