@@ -12,7 +12,6 @@ Shapes: N rows, L input tokens, T tokens, V vocabulary, J positions.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rag_exp.core.errors import DataError
+from rag_exp.models.decoding.caches import branch, pads_freely
 from rag_exp.models.packing import ReaderBatch
 from rag_exp.models.reader import Generator, target_index
 
@@ -142,7 +142,7 @@ class _Rows:
 
     def branch(self) -> _Rows:
         other = copy.copy(self)
-        other.cache = _shared(self.cache)
+        other.cache = branch(self.cache)
         return other
 
     def advance(self, tokens_N: Tensor) -> None:
@@ -189,7 +189,7 @@ class _CausalRows(_Rows):
         scores = padded and batch.targets_NT is not None
         index = torch.cat([last_N, target_index(batch)]) if scores else last_N
         states, out = generator.states(index, input_ids=ids_NL, use_cache=True)
-        self.cache = out.past_key_values
+        self.cache = branch(out.past_key_values)
         self.states_NS = states[:N]
         if scores:
             assert batch.targets_NT is not None
@@ -245,7 +245,8 @@ class _Seq2SeqRows(_Rows):
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.cache = out.past_key_values
+        if self.cache is None:
+            self.cache = branch(out.past_key_values)
         return states_JS
 
     def branch(self) -> _Rows:
@@ -261,31 +262,5 @@ class _Seq2SeqRows(_Rows):
         self.cache.self_attention_cache.reorder_cache(index_N)
 
 
-def pads_freely(model: Any) -> bool:
-    """Whether rows of unequal length may be read together, new tokens standing behind the padding.
-
-    It takes position ids, which make a token's place in the cache irrelevant, and layers that attend to all
-    that is cached (a sliding window would count padding).
-    """
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return False
-    layers = DynamicCache(config=model.config).layers
-    return all(type(layer) is DynamicLayer for layer in layers)
-
-
 def _steps(tokens_NT: Tensor) -> Tensor:
     return torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
-
-
-def _shared(cache: Any) -> Any:
-    """A cache of its own over the same tensors."""
-    from transformers.cache_utils import EncoderDecoderCache
-
-    if isinstance(cache, EncoderDecoderCache):
-        other = EncoderDecoderCache(_shared(cache.self_attention_cache), _shared(cache.cross_attention_cache))
-        return other
-    other = copy.copy(cache)
-    other.layers = [copy.copy(layer) for layer in cache.layers]
-    return other

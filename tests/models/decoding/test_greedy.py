@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rag_exp.core.errors import DataError
+from rag_exp.models.decoding.caches import pads_freely
 from rag_exp.models.decoding.greedy import greedy, greedy_token_marginal
-from rag_exp.models.decoding.prompts import pads_freely
 
 FILE = "rag_exp.models.decoding.greedy"
 
