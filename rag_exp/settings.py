@@ -220,6 +220,11 @@ def prior_problems(config: RunConfig, train: Setting) -> list[str]:
             )
         if unscored:
             found.append(f"{where}: retrieval.source={train.source} has no scores to weigh it against; {off}.")
+        if retriever.null_document == "fixed" and retriever.null_score == "auto" and train.source != "none":
+            found.append(
+                "retriever.null_score: auto: with retriever.null_document=fixed there is nothing to find it by; give a "
+                "number on the scale of the index's scores (rag-exp show RUN --question ID shows some)."
+            )
         if retriever.null_document == "learned" and untrained and train.source != "none":
             found.append(f"{where}: training.steps=0 trains nothing; use retriever.null_document=fixed.")
     if retriever.learn_temperature and train.source != "none":

@@ -11,6 +11,7 @@ import pytest
 from rag_exp import cli
 from rag_exp.core.record import RunRecord, read_record
 from rag_exp.evaluation.predictions import read_predictions
+from rag_exp.retrieval.results import SearchResult
 from rag_exp.show import artifact_folder
 
 
@@ -52,15 +53,17 @@ def test_a_learned_temperature_is_what_questions_are_asked_with(tmp_path):
 
 
 def test_a_null_document_from_training_to_show(tmp_path, capsys):
-    on = ("retriever.null_document=learned", "retriever.null_score=2", "retriever.prior_lr=0.1")
+    on = ("retriever.null_document=learned", "retriever.prior_lr=0.1")
     record, rows = finished(tmp_path, *on)
-    assert record.metrics["null_score"] != 2.0
-    assert abs(record.metrics["null_score"] - 2) < 1
+    searched = SearchResult.load(artifact_folder(tmp_path / "outputs", record, "train_topk"))
+    begin = np.median(searched.scores_QK[:, -1])
+    assert record.metrics["null_score"] != pytest.approx(begin)
+    assert record.metrics["null_score"] == pytest.approx(begin, abs=4 * 0.1)
     assert record.sizes["K"] == 3
     for row in rows:
         weight = np.exp(np.array([*row["scores"], record.metrics["null_score"]]) - max(row["scores"]))
         assert [*row["prior"], row["null_prior"]] == pytest.approx(weight / weight.sum(), rel=1e-5)
-    assert 0 < record.metrics["prior_on_null"] < 1
+    assert 0.05 < record.metrics["prior_on_null"] < 0.95
     assert 0 < record.metrics["posterior_on_null"] < 1
     assert record.metrics["nll_unnormalized"] >= record.metrics["nll"]
     capsys.readouterr()

@@ -227,6 +227,7 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["retriever.learn_temperature=true", "objective=concat"], "objective=concat reads all passages together"),
         (["retriever.learn_temperature=true", *CHAIN], "or retriever.train=query or both"),
         (["retriever.null_document=learned", "training.steps=0"], "use retriever.null_document=fixed"),
+        (["retriever.null_document=fixed"], "retriever.null_score: auto: with retriever.null_document=fixed"),
         (["retriever.null_document=fixed", "retrieval=random"], "retrieval.source=random has no scores to weigh it"),
         (["retriever.null_document=fixed", *CHAIN], "objective=chain has no sum over single passages"),
         (["retriever.null_document=fixed", "objective=concat"], "objective=concat has no sum over single passages"),
@@ -243,7 +244,7 @@ def test_files_count_by_content_not_by_place(tmp_path):
         ),
         (
             ["retriever.null_score=inf", "retriever.null_document=fixed"],
-            "retriever.null_score: input should be a finite",
+            "retriever.null_score.float: input should be a finite",
         ),
     ],
 )
@@ -348,7 +349,7 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
         ["objective=ensemble", "training.steps=0"],
         ["objective=ensemble", "retriever=query"],
         ["objective=pdist", "retriever=query", "retriever.null_document=learned"],
-        ["objective=ensemble", "training.steps=0", "retriever.null_document=fixed"],
+        ["objective=ensemble", "training.steps=0", "retriever.null_document=fixed", "retriever.null_score=-3"],
         ["objective=ensemble", "retriever.learn_temperature=true"],  # the prior is what it teaches
         ["objective=emdr2", "retriever.null_document=learned"],
         ["objective=emdr2", "retriever=query", "objective.reader=concat", "retriever.learn_temperature=true"],
@@ -374,7 +375,7 @@ def test_a_prior_that_learns_is_in_the_id_only_where_it_is_on(base):
     closed = steps("retrieval=closed_book")
     for on in ("retriever.learn_temperature=true", "retriever.null_document=learned"):
         assert steps("retrieval=closed_book", on).run_id == closed.run_id
-    arm = steps("retriever.null_document=fixed", "evaluation.source=oracle")
+    arm = steps("retriever.null_document=learned", "evaluation.source=oracle")
     assert (arm.train.null, arm.asked.null) == (True, False)
 
 

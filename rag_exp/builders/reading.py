@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rag_exp.settings import Setting
     from rag_exp.training.stages import Trainee
 
+NULL_QUESTIONS = 256  # a live retriever searches so many training questions to see where a null score may begin
+
 
 def reader_warmup(config: RunConfig, reads: bool, hops: int, build: Build) -> None:
     """A new reader after its warm-up: on gold passages (with two hops on both together), or on questions alone."""
@@ -56,11 +58,14 @@ def checkpoint(config: RunConfig, setting: Setting, shard: Callable[[int], Step]
         topk = SearchResult.load(found.path)
     elif table is not None:
         live = _live(config, setting, shard, table, build)
+    asked = training_questions(config, build)
+    if prior.has_null and config.retriever.null_score == "auto":
+        prior.begin_null(topk if live is None else live.find(asked.questions[:NULL_QUESTIONS], setting.k))
     with _trainee(config, build, reader) as trainee:
         build.stats |= train_marginal(
             trainee,
             config.objective,
-            training_questions(config, build),
+            asked,
             table,
             topk,
             prior=prior,

@@ -19,12 +19,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rag_exp.core.errors import DataError
 from rag_exp.models.mixture import doc_logprior
 from rag_exp.retrieval.options import RetrieverOptions
+from rag_exp.retrieval.results import SearchResult
 
 FILE = "prior.safetensors"
 
@@ -62,7 +64,8 @@ class RetrievalPrior(nn.Module):
     @classmethod
     def of(cls, options: RetrieverOptions) -> RetrievalPrior:
         """The prior that the options name, nothing learned yet."""
-        null_score = options.null_score if options.null_document != "none" else None
+        known = 0.0 if options.null_score == "auto" else options.null_score  # see begin_null
+        null_score = known if options.null_document != "none" else None
         learn_null = options.null_document == "learned"
         return cls(options.temperature, options.learn_temperature, null_score, learn_null, options.prior_lr)
 
@@ -102,6 +105,19 @@ class RetrievalPrior(nn.Module):
         if self.null_score is None:
             return scores_BK
         return torch.cat([scores_BK, scores_BK.new_ones(len(scores_BK), 1) * self.null_score], dim=1)
+
+    @torch.no_grad()
+    def begin_null(self, found: SearchResult) -> None:
+        """Let the null document's score begin at the median, over questions, of their last passage's.
+
+        Scores have no scale of their own: a null document far below all of them would have no weight to learn by.
+        Where nothing was found it stays as it is.
+        """
+        assert isinstance(self.null_score, nn.Parameter), "only a score that learns begins anywhere"
+        count_Q = found.mask_QK.sum(1)
+        some_Q = count_Q.nonzero()[0]
+        if len(some_Q):
+            self.null_score.fill_(float(np.median(found.scores_QK[some_Q, count_Q[some_Q] - 1])))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What learns, as an optimiser takes it; nothing where nothing does."""

@@ -100,6 +100,14 @@ class LiveRetriever(nn.Module):
         (vectors_BKD,) = self._vectors(found)
         return found.ids_QK, _scores(question_BD, vectors_BKD, found)
 
+    def find(self, questions: Sequence[str], k: int) -> SearchResult:
+        """What the index gives for each question now; no gradients, no dropout; counted."""
+        vectors_QD, tokens = self.question_encoder.encode_counted(questions, "question")
+        found = self.index.search(vectors_QD, k)
+        self.flops += self.question_encoder.flops(tokens, len(questions))
+        self.flops += 2 * vectors_QD.shape[1] * (self.index.distances or 0)
+        return found
+
     def search_paths(self, questions: Sequence[str], k: int, hop2: SecondHop) -> tuple[Paths, Tensor, Tensor]:
         """The best ``k`` passages of each question, and after each of them the best of the second hop.
 

@@ -64,7 +64,11 @@ class RetrieverOptions(Options):
         description="one more reading, of the question alone (Guu et al. 2020, REALM): fixed: with null_score as its "
         "retrieval score; learned: with one that trains in the end-to-end stage, from there",
     )
-    null_score: float = Field(0.0, allow_inf_nan=False, description="on the scale of the index's scores")
+    null_score: Annotated[float, Field(allow_inf_nan=False)] | Literal["auto"] = Field(
+        "auto",
+        description="on the scale of the index's scores; auto: where it is learned, it begins at the median score of "
+        "the last passage found with a training question",
+    )
     prior_lr: float = Field(0.01, gt=0, description="peak learning rate of what is learned of the prior itself")
     refresh_every: int = Field(200, ge=1, description="steps between rebuilding the index (train=both only)")
     warmup: RetrieverWarmup = RetrieverWarmup()

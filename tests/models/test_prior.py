@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from rag_exp.core.errors import DataError
 from rag_exp.models.marginalize import doc_logprior, mixture_nll, posterior
 from rag_exp.models.prior import RetrievalPrior
+from rag_exp.retrieval.results import SearchResult
 
 B, K, T = 3, 4, 3
 
@@ -165,6 +167,16 @@ def test_a_null_score_is_read_back_beside_the_temperature(tmp_path):
     assert RetrievalPrior(null_score=3.0).values()["null_score"] == 3.0
     with pytest.raises(DataError, match="not what this prior learned"):
         RetrievalPrior(null_score=3.0, learn_null=True).load(tmp_path)
+
+
+def test_a_null_score_begins_at_the_last_passages(tmp_path):
+    ids = np.array([[1, 2, 3], [4, 5, -1], [-1, -1, -1], [6, -1, -1]])
+    found = SearchResult.of(ids, np.array([[9.0, 8, 7], [6, 2, 0], [0, 0, 0], [5, 0, 0]]), 3)
+    prior = RetrievalPrior(null_score=0.0, learn_null=True)
+    prior.begin_null(found)
+    assert prior.values()["null_score"] == 5.0  # of 7, 2 and 5
+    prior.begin_null(SearchResult.empty(2, 3))
+    assert prior.values()["null_score"] == 5.0
 
 
 def test_over_the_corpus_the_null_document_has_its_share():

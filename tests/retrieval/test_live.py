@@ -60,6 +60,16 @@ def test_finds_the_best_with_their_scores(encoder: StaticEncoder, toy, tmp_path:
     assert rows_BK.dtype == np.int64
 
 
+def test_a_look_finds_the_same_without_gradients_and_is_counted(encoder: StaticEncoder, toy, tmp_path: Path):
+    retriever = live(encoder, toy, tmp_path, True)
+    found = retriever.find(QUESTIONS, 4)
+    looked = retriever.flops
+    rows_BK, scores_BK = retriever.search(QUESTIONS, 4)
+    np.testing.assert_array_equal(found.ids_QK, rows_BK)
+    np.testing.assert_allclose(found.scores_QK, scores_BK.detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert 0 < looked < retriever.flops - looked
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_gradients_are_those_of_the_scores(encoder: StaticEncoder, toy, tmp_path: Path, both: bool):
     """Finite differences of a smooth function of all scores, in the parameters of each encoder that trains."""

@@ -170,10 +170,13 @@ def test_token_marginals_where_tokens_agree(served, place):
     assert any("not mixed at every token" in note for note in record.notes)
 
 
+NULL = ("retriever.null_document=fixed", "retriever.null_score=1")
+
+
 def asked(served, folder: Path, *more: str):
     """The metrics of one more run in ``folder``, and what it predicts."""
     known = set(folder.glob("outputs/runs/*/record.json"))
-    scores = ("generator.end_token='</s>'", "generator.logprobs=echo", "retriever.null_document=fixed")
+    scores = ("generator.end_token='</s>'", "generator.logprobs=echo", *NULL)
     assert cli.main(command(served.url, *scores, *more)) == 0
     (file,) = set(folder.glob("outputs/runs/*/record.json")) - known
     record = read_record(file)
