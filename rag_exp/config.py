@@ -394,7 +394,7 @@ def _sentence(error: Any) -> str:
             else:
                 far = {f for cls in registry.kinds.values() for f in cls.model_fields}
                 near = did_you_mean(clean[-1], far)
-                for name in sorted(far):
+                for name in sorted(far, key=lambda name: near.find(repr(name))):  # the nearest comes first
                     if repr(name) in near:
                         homes = [k for k, cls in registry.kinds.items() if name in cls.model_fields]
                         hint = f"{near} {name} belongs to {' and '.join(f'{group}={k}' for k in homes)}."

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from rag_exp.core.errors import DataError
-from rag_exp.core.options import SEARCH
+from rag_exp.core.options import NEUTRAL, SEARCH
 from rag_exp.retrieval.faiss_costs import adding_flops, training_flops
 from rag_exp.retrieval.faiss_index import (
     FaissIndex,
@@ -38,6 +38,9 @@ _DIMS_PER_CODE = 4
 _GRAPH = re.compile(r"HNSW|NSG|NNDescent")
 _CENTROID_GRAPH = re.compile(r"IVF(\{nlist\}|\d+)_HNSW\d*")
 _CODES = re.compile(r"PQ|RQ|LSQ|RaBitQ|ITQ|LSH")  # compared by tables or bits; a scalar quantizer's are decoded
+_CAN_BE_ON_DISK = re.compile(  # lists of plain codes; those for registers come in blocks
+    r"([^,]+,)?IVF(\d+|\{nlist\})(_HNSW\d*)?,(Flat|SQ\w+|PQ(\d+|\{m\})(x\d+)?(np)?|RaBitQ)"
+)
 _REFINED = re.compile(r"RFlat|Refine")
 _UNCOMPRESSED = re.compile(r"(IVF\d+(_HNSW\d+)?,)?Flat|(HNSW|NSG)\d+(,Flat)?")  # scores are true inner products
 
@@ -50,7 +53,13 @@ class FactoryOptions(VectorIndexOptions):
         "", description="faiss's search parameters, as in 'nprobe=16' or 'efSearch=64'; empty: faiss's own"
     )
 
+    lists: Annotated[Literal["memory", "disk"], NEUTRAL] = Field(
+        "memory", description="where inverted lists lie while they are filled and searched; the same is found"
+    )
+
     def problems(self, size: int) -> list[str]:
+        if self.lists == "disk" and not _CAN_BE_ON_DISK.fullmatch(self.string):
+            return [f"index.lists: disk: faiss keeps no lists of {self.string} on disk; use index.lists=memory."]
         needed = MIN_POINTS_PER_LIST * self._centroids(size)
         if needed <= size:
             return []
@@ -118,7 +127,7 @@ class FactoryOptions(VectorIndexOptions):
         return FactoryIndex(native, facts, self)
 
     def load(self, folder: Path) -> FactoryIndex:
-        return FactoryIndex(*read_faiss(folder), self)
+        return FactoryIndex(*read_faiss(folder, self.lists == "disk"), self)
 
     @property
     def _threads(self) -> int | None:
@@ -146,7 +155,7 @@ class FactoryIndex(FaissIndex):
     """Whatever faiss made. Compressed codes give approximate scores, of which ``exact_scores`` tells."""
 
     def __init__(self, native: Any, facts: dict[str, Any], options: FactoryOptions):
-        super().__init__(native, facts)
+        super().__init__(native, facts, options.lists == "disk")
         self.settles_ties = _splits(facts["string"])
         self.exact_scores = _UNCOMPRESSED.fullmatch(facts["string"]) is not None
         self.compares_codes = _CODES.search(facts["string"]) is not None
@@ -160,6 +169,8 @@ class FactoryIndex(FaissIndex):
     def _set(self, search: str) -> None:
         import faiss
 
+        if "ht" in [pair.partition("=")[0].strip() for pair in search.split(",")]:
+            raise DataError("index.search: ht (polysemous codes): codes are not trained for it here; leave it out.")
         try:
             faiss.ParameterSpace().set_index_parameters(self.native, search)
         except RuntimeError as e:
@@ -168,10 +179,11 @@ class FactoryIndex(FaissIndex):
     def _costs(self) -> dict[str, Any]:
         if self.native is None:
             return {"bytes": 0, "build_flops": 0}
+        bytes_ = _bytes(self.native) + (0 if self._lists is None else self._lists.file.stat().st_size)
         trained, (adding, why_not) = self._facts.get("train_flops"), adding_flops(self.native)
         if trained is None or adding is None:
-            return {"bytes": _bytes(self.native), "build_flops": None, "build_flops_reason": why_not}
-        return {"bytes": _bytes(self.native), "build_flops": trained + adding * self.size}
+            return {"bytes": bytes_, "build_flops": None, "build_flops_reason": why_not}
+        return {"bytes": bytes_, "build_flops": trained + adding * self.size}
 
 
 @INDEXES.register
@@ -249,6 +261,10 @@ def _seed(native: Any, seed: int) -> None:
         if clustering is not None:
             clustering.seed = faiss_seed(seed, "factory")
             clustering.min_points_per_centroid = 1
+    if hasattr(inner, "do_polysemous_training"):
+        # It numbers centroids so that codes could be held against each other bit by bit (search parameter "ht"), takes
+        # most of the time of training, and changes no distance.
+        inner.do_polysemous_training = False
 
 
 def _bytes(native: Any) -> int:

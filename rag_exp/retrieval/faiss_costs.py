@@ -2,7 +2,7 @@
 
 faiss counts what lists and graphs compare, in counters of the whole process; where every code is compared with every
 query, their number is known without it. A build is k-means, projections and the nearest centroids of what is added,
-whose operations follow from their sizes; how faiss then arranges codes (polysemous training) is not counted.
+whose operations follow from their sizes.
 """
 
 from __future__ import annotations

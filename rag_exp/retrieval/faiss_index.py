@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.core.rng import derive, numpy_rng
+from rag_exp.retrieval.disk_lists import DiskLists, has_lists_beside, read_where_it_lies
 from rag_exp.retrieval.exact import as_vectors, rechunk
 from rag_exp.retrieval.faiss_costs import Comparisons
 from rag_exp.retrieval.index import BuiltIndex, check_width
@@ -30,6 +31,7 @@ class FaissIndex(BuiltIndex):
     Args:
         native: the trained and filled faiss index.
         facts: what :meth:`stats` returns; saved and loaded with the index.
+        on_disk: whether its inverted lists are filled on disk.
 
     Attributes:
         settles_ties: of passages tied at rank k those of the lowest ids are found, as shards of it find them too; else
@@ -38,8 +40,9 @@ class FaissIndex(BuiltIndex):
 
     settles_ties: bool = True
 
-    def __init__(self, native: Any, facts: dict[str, Any]):
+    def __init__(self, native: Any, facts: dict[str, Any], on_disk: bool = False):
         self.native, self._facts = native, facts
+        self._on_disk, self._lists = on_disk, None
         self._comparisons = None if native is None else Comparisons(native)
         self.size, self.dims = facts["passages"], facts["dims"]
 
@@ -53,9 +56,14 @@ class FaissIndex(BuiltIndex):
             DataError: a vector holds NaN or infinity (its row is named).
         """
         with faiss_threads(threads) if threads else nullcontext():
-            for block in rechunk(content, ADD_ROWS):
-                self.native.add(block)
-                self.size += len(block)
+            if self._on_disk and self.native is not None:
+                self._lists = DiskLists()
+                self._lists.fill(self.native, rechunk(content, ADD_ROWS))
+                self.size = self.native.ntotal
+            else:
+                for block in rechunk(content, ADD_ROWS):
+                    self.native.add(block)
+                    self.size += len(block)
         self._facts |= {"passages": self.size, **self._costs()}
 
     @abstractmethod
@@ -108,13 +116,18 @@ class FaissIndex(BuiltIndex):
         write_json(folder / "index.json", self._facts)
         if self.native is not None:
             faiss.write_index(self.native, str(folder / "index.faiss"))
+        if self._lists is not None:
+            self._lists.keep(folder)
 
     def stats(self) -> dict[str, Any]:
         return dict(self._facts)
 
 
-def read_faiss(folder: Path) -> tuple[Any, dict[str, Any]]:
+def read_faiss(folder: Path, on_disk: bool = False) -> tuple[Any, dict[str, Any]]:
     """The faiss index (None if empty) and the facts that :meth:`FaissIndex.save` wrote.
+
+    Args:
+        on_disk: leave inverted lists on disk; those that were filled there stay there in any case.
 
     Raises:
         DataError: nothing readable there.
@@ -124,8 +137,10 @@ def read_faiss(folder: Path) -> tuple[Any, dict[str, Any]]:
     try:
         facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         file = folder / "index.faiss"
-        # One that was trained holds no passages yet; one over an empty corpus was not even made.
-        return (faiss.read_index(str(file)) if facts["passages"] or file.exists() else None), facts
+        if not facts["passages"] and not file.exists():
+            return None, facts  # over an empty corpus none was even made; one that was trained alone is there
+        on_disk = on_disk or has_lists_beside(file)
+        return (read_where_it_lies(file) if on_disk else faiss.read_index(str(file))), facts
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         raise DataError(f"{folder}: no readable index there ({e}).") from e
 

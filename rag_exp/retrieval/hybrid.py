@@ -28,6 +28,7 @@ from rag_exp.retrieval.hnsw import HNSW
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, IndexOptions
 from rag_exp.retrieval.ivf import IVF
 from rag_exp.retrieval.lexical import BM25
+from rag_exp.retrieval.milvus_index import Milvus
 from rag_exp.retrieval.rescore import rescored
 from rag_exp.retrieval.results import NOTHING, SearchResult
 
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Dense = Annotated[
-    Flat | IVF | HNSW | SQ | PQ | IVFPQ | OPQ | FastScan | RaBitQ | Factory | Annoy, Field(discriminator="kind")
+    Flat | IVF | HNSW | SQ | PQ | IVFPQ | OPQ | FastScan | RaBitQ | Factory | Annoy | Milvus,
+    Field(discriminator="kind"),
 ]
 
 

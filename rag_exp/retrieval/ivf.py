@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from rag_exp.core.options import SEARCH
+from rag_exp.core.options import NEUTRAL, SEARCH
 from rag_exp.retrieval.faiss_index import FaissIndex, faiss_seed, read_faiss, sample_vectors, shape_of
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 
@@ -37,6 +37,10 @@ class IVF(VectorIndexOptions):
         "auto", description="number of lists; auto: the power of two nearest to 4 sqrt(passages), at most passages/39"
     )
     nprobe: Annotated[int, SEARCH] = Field(8, ge=1, description="lists a query looks into; no more than there are")
+
+    lists: Annotated[Literal["memory", "disk"], NEUTRAL] = Field(
+        "memory", description="where the lists lie while they are filled and searched; the same is found"
+    )
 
     def problems(self, size: int) -> list[str]:
         if self.nlist == "auto":
@@ -80,7 +84,7 @@ class IVF(VectorIndexOptions):
         nlist = self.derived(size)["nlist"]
         facts: dict[str, Any] = {"passages": 0, "dims": dims, "nlist": nlist, "reproducible": True}
         if not size:
-            return IVFIndex(None, {**facts, "train_points": 0, "train_flops": 0}, self.nprobe)
+            return IVFIndex(None, {**facts, "train_points": 0, "train_flops": 0}, self)
         native = faiss.IndexIVFFlat(faiss.IndexFlatIP(dims), dims, nlist, faiss.METRIC_INNER_PRODUCT)
         native.cp.seed = faiss_seed(seed, "ivf")
         native.cp.min_points_per_centroid = 1  # too few points are refused by problems(), not warned of on stderr
@@ -88,19 +92,19 @@ class IVF(VectorIndexOptions):
         facts["train_points"] = len(points)
         native.train(points)
         facts["train_flops"] = 2 * dims * nlist * native.cp.niter * len(points)
-        return IVFIndex(native, facts, self.nprobe)
+        return IVFIndex(native, facts, self)
 
     def load(self, folder: Path) -> IVFIndex:
-        return IVFIndex(*read_faiss(folder), self.nprobe)
+        return IVFIndex(*read_faiss(folder, self.lists == "disk"), self)
 
 
 class IVFIndex(FaissIndex):
     """faiss ``IndexIVFFlat``."""
 
-    def __init__(self, native: Any, facts: dict[str, Any], nprobe: int):
-        super().__init__(native, facts)
+    def __init__(self, native: Any, facts: dict[str, Any], options: IVF):
+        super().__init__(native, facts, options.lists == "disk")
         if native is not None:
-            self.turn(nprobe)
+            self.turn(options.nprobe)
 
     def turn(self, value: int) -> None:
         self.native.nprobe = min(value, self._facts["nlist"])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rag_exp.core.errors import DataError
+from rag_exp.retrieval import factory
 from rag_exp.retrieval.exact import exact_topk
 from rag_exp.retrieval.factory import FactoryOptions
 from rag_exp.retrieval.indexes import IVFPQ, OPQ, PQ, SQ, Factory, FastScan, RaBitQ
@@ -95,6 +97,24 @@ def test_strings_that_mean_nothing_here_are_refused():
         Factory(string="LSH").create([clustered(50)], 0)
     with pytest.raises(DataError, match="does not take 'nprobes=3'"):
         Factory(string="IVF1,Flat", search="nprobes=3").create([clustered(50)], 0)
+
+
+def test_codes_are_not_renumbered_and_a_search_that_needs_that_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """faiss's polysemous training takes most of the time, and changes no distance: the same passages are found."""
+    vectors, asked = clustered(700), clustered(30, seed=1)
+    plain = PQ(string="PQ4x4").create([vectors], 0)
+    seeded = factory._seed
+
+    def renumbering(native: Any, seed: int) -> None:
+        seeded(native, seed)
+        native.do_polysemous_training = True
+
+    monkeypatch.setattr(factory, "_seed", renumbering)
+    renumbered = PQ(string="PQ4x4").create([vectors], 0)
+    np.testing.assert_array_equal(plain.search(asked, 10).ids_QK, renumbered.search(asked, 10).ids_QK)
+    np.testing.assert_array_equal(plain.search(asked, 10).scores_QK, renumbered.search(asked, 10).scores_QK)
+    with pytest.raises(DataError, match="polysemous"):
+        PQ(string="PQ4x4", search="ht=3").create([vectors], 0)
 
 
 def test_search_parameters_reach_through_a_rotation(tmp_path: Path):

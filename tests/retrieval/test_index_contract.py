@@ -40,7 +40,7 @@ from rag_exp.retrieval.recall import recall_against
 ALL_LISTS = "nprobe=10000"
 EXAMPLES: dict[str, list[IndexOptions]] = {
     "flat": [Flat()],
-    "ivf": [IVF(nlist=1, nprobe=1), IVF(nprobe=3)],
+    "ivf": [IVF(nlist=1, nprobe=1), IVF(nprobe=3), IVF(nprobe=3, lists="disk")],
     "hnsw": [HNSW(m=8, ef_construction=40, ef_search=64)],
     "sq": [SQ(), SQ(string="SQfp16"), SQ(string="SQ4")],
     "factory": [
@@ -50,7 +50,7 @@ EXAMPLES: dict[str, list[IndexOptions]] = {
         Factory(string="RaBitQfs"),
     ],
     "pq": [PQ(string="PQ{m}x4np")],
-    "ivfpq": [IVFPQ(string="IVF{nlist},PQ{m}x4np", search=ALL_LISTS)],
+    "ivfpq": [IVFPQ(string="IVF{nlist},PQ{m}x4np", search=ALL_LISTS, lists="disk")],
     "opq": [OPQ(string="RR{dims},IVF1,PQ{m}x4np")],  # a rotation that is learnt takes long: see test_factory.py
     "fastscan": [FastScan()],
     "rabitq": [RaBitQ(search=ALL_LISTS)],
@@ -125,7 +125,7 @@ def spread(n: int, dims: int = 16) -> np.ndarray:
 
 
 def name(options: IndexOptions) -> str:
-    return f"{options.kind}-{getattr(options, 'string', '')}{options.searched_by()}"
+    return f"{options.kind}-{getattr(options, 'string', '')}{options.searched_by()}{getattr(options, 'lists', '')}"
 
 
 KINDS = [options for examples in EXAMPLES.values() for options in examples]
@@ -257,7 +257,7 @@ def test_save_and_load_give_the_same_result(case: Case, tmp_path: Path):
 def test_saved_files_hold_no_pickle(case: Case, tmp_path: Path):
     case.build(40).save(tmp_path)
     assert {f.suffix for f in tmp_path.rglob("*") if f.is_file()} <= PLAIN.get(
-        case.options.kind, {".json", ".npy", ".faiss"}
+        case.options.kind, {".json", ".npy", ".faiss", ".ivfdata"}
     )
 
 
