@@ -2,11 +2,14 @@
 
 A form is a floor plus signed terms, each a coefficient times a power (or the logarithm) of an axis::
 
-    from rag_exp.laws import fit
+    from rag_exp.laws import Costs, fit, frontier
 
     law = fit("joint", {"N": N, "M": M, "loss": loss}, bootstrap=500)
     law.params["alpha"], law.intervals["alpha"]
     law.predict({"N": [1e7], "M": [1e5]}, interval=0.95)
+    frontier(law, Costs(tokens=1e9, embed=1e8, queries=1e6, read=400), budgets=[1e18, 1e19])
+
+A study's runs log more than a loss: ``fit_factorised`` goes through coverage, rank, index recall and use.
 
 Names load on first use, so importing this package costs nothing (numpy comes with the first fit).
 """
