@@ -16,9 +16,9 @@ IDENTITY = 1e-6  # relative gap of nll from its two parts, beyond which they are
 EXACT = 1 - 1e-9  # recall from which a search counts as exact
 NEEDED = ("N", "M", "K", "questions", "gold_in_corpus", "gold_found")
 SPLIT = ("nll_gold_found", "nll_gold_missed")  # of the nats alone both cases are logged
-LABELS = ("growth", "index", "distances_per_query")
+OPTIONAL = ("growth", "index", "distances_per_query", "nll_se")
 RECALLS = ("index_recall@1", "index_recall@k", "gold_recall@1", "gold_recall@k")
-COLUMNS = (*NEEDED, *SPLIT, *RECALLS, *LABELS)
+COLUMNS = (*NEEDED, *SPLIT, *RECALLS, *OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class FactorRows:
         n = points.shape[-1]
         unknown = np.full(n, np.nan)
         every = {c: np.array(v) if (v := points.numbers(c)) is not None else unknown for c in (*needed, *RECALLS)}
-        compared = points.numbers("distances_per_query")
-        every["S"] = unknown if compared is None else np.array(compared)
+        for name, column in (("S", "distances_per_query"), ("nll_se", "nll_se")):
+            values = points.numbers(column)
+            every[name] = unknown if values is None else np.array(values)
         left_out = []
         for i in range(n):
             reason = _unusable({k: float(v[i]) for k, v in every.items()}, metric)
@@ -171,6 +172,11 @@ def resampled(
             share = runs[name]
             spread = np.sqrt(np.clip(share * (1 - share), 0, None) / np.maximum(of, 1))
             out[name] = np.clip(share + z_R1 * spread, 0.0, 1.0)
+        relative = np.nan_to_num(runs["nll_se"] / runs["nll"]) if "nll" in runs.columns else 0.0
+        for name, share in zip(SPLIT, (runs["gold_found"], 1 - runs["gold_found"]), strict=True):
+            if name in out:
+                spread = relative / np.sqrt(np.maximum(share, 1 / Q))
+                out[name] = out[name] * np.exp(rng.normal(size=(draws, 1)) * spread)
         return out
     absent = [int(i) for i in runs.positions if int(i) not in answers]
     if absent:

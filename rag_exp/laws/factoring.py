@@ -37,14 +37,14 @@ def fit_factorised(
     """Fit the factorised law (its equations are in :mod:`rag_exp.laws.factorised`).
 
     A replicate resamples the questions, the same for all runs and all factors, and shakes what each factor's law
-    leaves unexplained (a wild bootstrap, by cluster). Without ``answers`` the shares alone have the questions' noise,
-    binomial and common to all runs.
+    leaves unexplained (a wild bootstrap, by cluster). Without ``answers`` the questions' noise is drawn, common to all
+    runs: binomial for shares, and by ``nll_se`` for nats, where the runs have it.
 
     Args:
         data: a DataFrame or mapping, one row per run, with ``metric`` and the columns ``NEEDED``,
             ``SPLIT`` and ``RECALLS`` of
             :mod:`rag_exp.laws.factor_rows`; ``growth`` and ``index`` where there are several;
-            ``distances_per_query`` where it was counted.
+            ``distances_per_query`` where it was counted, and ``nll_se``.
         metric: ``nll``, whose two cases are logged, or another mean over questions. Its cases are then told apart by a
             law in N and P; of a score (em, f1) the errors are fitted.
         loss: of the nats' residuals; those of shares are squared and weighted by the questions that they are of.
