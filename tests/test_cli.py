@@ -45,7 +45,7 @@ def test_help_and_unknown_verbs(capsys):
     assert cli.main(["statsu"]) == 2
     assert "Did you mean 'status'?" in capsys.readouterr().err
     for verb in cli.VERBS:
-        with pytest.raises(SystemExit) if verb in ("show", "diff", "store") else _nothing():
+        with pytest.raises(SystemExit) if verb in ("show", "export", "diff", "store") else _nothing():
             assert cli.main([verb, "--help"]) == 0
         assert "usage: rag-exp " + verb in capsys.readouterr().out
 

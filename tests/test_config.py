@@ -111,6 +111,9 @@ def test_every_group_option_that_comes_with_the_package_is_valid():
         "wiki_dpr",
         "sentence_transformers",
         "pretrained",
+        "trec",
+        "judged",
+        "run",
     }
     for group in sorted(configs._groups(None) - {"experiment", "study", "debug"}):
         for option in configs.group_options(group):
