@@ -1,10 +1,10 @@
 """Which runs to add next within a budget: the largest that it pays for, again and again.
 
-``scripts/bench_suggest.py`` replays purchases from published points (Hoffmann et al. 2022; Porian et al. 2024) and
-asks for the largest, which were held out. No rule did better throughout. Designs of textbooks (D- and V-optimal) did
-no better than chance: they trust the first law, which is of the smallest runs and wrong where it matters, while a
-large run shows what is there. Leaving room for a second run of the same size (``parts=2``) does as well, and better at
-1% of the pool's FLOPs.
+``scripts/bench_suggest.py`` replays purchases from published points and asks for the largest, which were held out.
+Designs of textbooks (D- and V-optimal) did no better than chance there: they trust the first law, which is of the
+smallest runs and wrong where it matters, while a large run shows what is there. Nor did any other rule beat the largest
+throughout, on the points of Hoffmann et al. 2022, Porian et al. 2024 and Llama 3. Leaving room for a second run of the
+same size (``parts=2``) was now better, now worse.
 """
 
 from __future__ import annotations
