@@ -217,3 +217,18 @@ def test_joblib_builds_shared_artifacts_once(place):
     assert done.returncode == 0, done.stderr
     assert len(list((place / "outputs/runs").glob("*/record.json"))) == 6
     assert sum(" built in " in line and " checkpoint " in line for line in done.stderr.splitlines()) == 1
+
+
+def test_the_law_through_retrieval_a_frontier_and_the_next_run(there, capsys):
+    law = ["law=factorised", "law.bootstrap=50"]
+    assert cli.main(["fit", "study=small", *law]) == 0
+    out = capsys.readouterr().out
+    assert "factorised: nll = P u1 + (1 - P) u0" in out
+    assert cli.main(["frontier", "study=small", "queries=1e4", "surface=factorised", *law]) == 0
+    out = capsys.readouterr().out
+    assert "costs in FLOPs: training" in out
+    assert (there / "outputs" / "studies" / "small" / "frontier" / "allocation.csv").is_file()
+    assert cli.main(["suggest", "study=small", "budget=1e12", *law]) == 0
+    out = capsys.readouterr().out
+    assert "rag-exp run -m debug=tiny" in out
+    assert "generator.size=s" in out
