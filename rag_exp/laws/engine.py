@@ -285,6 +285,8 @@ class Objective:
                 bends[:, j, k] += both
                 if j != k:
                     bends[:, k, j] += both
+        for j in set(range(1 + len(parts), p)) - filled:
+            J[:, j] = 0.0
         gradient = np.matmul(J, pull[:, :, None])[:, :, 0]
         # d2 log f = d2 f / f - dlog f dlog f', hence the second term of the curvature under log residuals.
         curvature = w.copy() if np.isinf(self.delta) else w * (np.abs(r) <= self.delta)

@@ -85,7 +85,7 @@ def newton(
         scale = np.where(moving, 1.0 / np.maximum(d.columns_Rp, 1e-3 * d.columns_Rp.max(1, keepdims=True)), 0.0)
         g = d.gradient_Rp * scale
         hessian = d.hessian_Rpp * scale[:, :, None] * scale[:, None, :]
-        bowl = _Bowl(hessian)
+        bowl = _Bowl(hessian + np.eye(hessian.shape[1]) * ~moving[:, None, :])  # what is held bends nothing
         left = np.arange(len(todo))
         for _ in range(_TRIES):
             who = todo[left]

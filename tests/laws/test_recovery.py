@@ -51,6 +51,10 @@ CASES = {
         {"N": N2, "K": np.tile(2.0 ** np.arange(5), 6)},
         {"E": 2.0, "A": 150.0, "B": 0.1, "alpha": 0.3, "beta": 0.6},
     ),
+    "mixture": (
+        {"N": N2, "P": np.tile(np.linspace(0.1, 1.0, 5), 6)},
+        {"E": 14.0, "A": 150.0, "G": 9.0, "B": 100.0, "alpha": 0.3, "gamma": 1.0},
+    ),
     "joint_hill": ({"N": N2, "M": M2}, {"E": 12.0, "A": 150.0, "G": 8.0, "alpha": 0.3, "h": 0.8, "M0": 3e4}),
     "rag_log": ({"N": N3, "D": D3, "M": M3}, {**CHINCHILLA, "E": 6.0, "G": 0.3, "M0": 1e4}),
     "rag_power": ({"N": N3, "D": D3, "M": M3}, {**CHINCHILLA, "E": 6.0, "G": 0.02, "gamma": 0.35}),
