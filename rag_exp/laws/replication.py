@@ -13,7 +13,7 @@ from rag_exp.laws.hierarchy import question_means, seed_weights
 from rag_exp.laws.newton import Solution
 from rag_exp.laws.problem import Problem
 from rag_exp.laws.starts import projected_starts
-from rag_exp.laws.uncertainty import resampled_weights, wild_factors
+from rag_exp.laws.uncertainty import resampled_weights, unbent, wild_factors
 
 KINDS = ("case", "cluster", "wild", "hierarchical")
 UNCONVERGED = ("error", "leave_out")
@@ -120,10 +120,12 @@ def _shaken(
     problem: Problem, y_Rn: np.ndarray, theta_p: np.ndarray, draws: int, seed: int, which_n: np.ndarray | None = None
 ) -> np.ndarray:
     """``y_Rn`` with the fit's residuals, each times a random factor (those of ``which_n`` alone, where given)."""
-    factors = wild_factors(problem.rows, draws, problem.free, seed)
+    factors = wild_factors(problem.rows, draws, seed)
     if which_n is not None:
         factors = factors * which_n
     residual = -problem.objective.residuals(theta_p[None])[0]
+    free = problem.low_p < problem.high_p
+    residual = unbent(residual, problem.objective.derivatives(theta_p[None]).jacobian_Rpn[0][free], problem.rows)
     return y_Rn * np.exp(factors * residual) if problem.objective.log else y_Rn + factors * residual
 
 

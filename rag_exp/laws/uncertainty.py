@@ -3,7 +3,8 @@
 * questions: the same questions are drawn for all runs together, so that what is common to them (an easy
   set of questions lowers every run's loss) is common in the replicate too;
 * case: rows; cluster: all rows of a run or checkpoint together;
-* wild: the fit plus every residual (or cluster of residuals) times a random factor (Wu 1986; Webb's six points);
+* wild: the fit plus every residual (or cluster of residuals), as large as before the fit bent to it, times a random
+  factor (Wu 1986; Webb's six points);
 * hierarchical: questions, seeds and runs (see :mod:`rag_exp.laws.hierarchy`).
 """
 
@@ -20,6 +21,7 @@ from rag_exp.laws.rows import MIN_LEVELS, Rows
 
 _WEBB = np.sqrt([0.5, 1.0, 1.5])
 _TRIES = 40
+_LEAST = 0.1  # of a residual's variance that a fit is taken to leave
 
 
 def question_bootstrap(nll_by_run: Mapping[str, Any], draws: int, seed: int = 0) -> np.ndarray:
@@ -118,15 +120,35 @@ def _has_levels(rows: Rows, times_Rn: np.ndarray) -> np.ndarray:
     return enough
 
 
-def wild_factors(rows: Rows, draws: int, parameters: int, seed: int) -> np.ndarray:
-    """Factors [draws, n] on the residuals: mean 0, equal within a cluster.
-
-    The residuals of a fit are smaller than the errors, because the fit bent to them; n / (n - parameters)
-    makes up for it on average.
-    """
-    units_n = np.arange(len(rows)) if rows.clusters_n is None else rows.clusters_n
+def wild_factors(rows: Rows, draws: int, seed: int) -> np.ndarray:
+    """Factors [draws, n] on the residuals: mean 0, variance 1, equal within a cluster."""
+    units_n = _units(rows)
     rng = numpy_rng(seed, "laws", "wild")
     shape = (draws, int(units_n.max()) + 1)
-    factors = rng.choice(_WEBB, size=shape) * rng.choice([-1.0, 1.0], size=shape)
-    spare = len(rows) - parameters
-    return factors[:, units_n] * np.sqrt(len(rows) / spare) if spare > 0 else factors[:, units_n]
+    return (rng.choice(_WEBB, size=shape) * rng.choice([-1.0, 1.0], size=shape))[:, units_n]
+
+
+def unbent(residual_n: np.ndarray, jacobian_pn: np.ndarray, rows: Rows) -> np.ndarray:
+    """Residuals of the size that the errors had before the fit bent to them, most where a row leads the fit: [n].
+
+    With H the projection on the (weighted) Jacobian a cluster's residuals are multiplied by (I - H_gg)^-1/2 (Bell &
+    McCaffrey 2002, CR2; of single rows 1 / sqrt(1 - h), MacKinnon & White 1985, HC2), exact for least squares of a
+    linear law with equal errors. Directions in which a cluster leads all but alone are enlarged at most by sqrt(10).
+    """
+    root_n = np.sqrt(rows.w_n)
+    columns = (jacobian_pn * root_n).T
+    norm = np.linalg.norm(columns, axis=0)
+    basis, singular, _ = np.linalg.svd(columns[:, norm > 0] / norm[norm > 0], full_matrices=False)
+    basis = basis[:, singular > 1e-10 * singular[:1].sum()]
+    units_n = _units(rows)
+    out = residual_n.copy()
+    for unit in range(int(units_n.max()) + 1):
+        mine = np.flatnonzero((units_n == unit) & (root_n > 0))
+        left, vectors = np.linalg.eigh(np.eye(len(mine)) - basis[mine] @ basis[mine].T)
+        root = (vectors / np.sqrt(np.maximum(left, _LEAST))) @ vectors.T
+        out[mine] = root @ (residual_n[mine] * root_n[mine]) / root_n[mine]
+    return out
+
+
+def _units(rows: Rows) -> np.ndarray:
+    return np.arange(len(rows)) if rows.clusters_n is None else rows.clusters_n

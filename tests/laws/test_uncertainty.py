@@ -7,7 +7,7 @@ from rag_exp.core.errors import LawError
 from rag_exp.laws import fit, question_bootstrap
 from rag_exp.laws.forms import form_by_name
 from rag_exp.laws.rows import read_rows
-from rag_exp.laws.uncertainty import resampled_weights, wild_factors
+from rag_exp.laws.uncertainty import resampled_weights, unbent, wild_factors
 
 N, M = np.repeat(np.geomspace(2e5, 4e6, 4), 5), np.tile(np.geomspace(1000, 32_380, 5), 4)
 TRUE = 2 + 150 * N**-0.35 + 20 * M**-0.3
@@ -131,10 +131,39 @@ def test_too_few_clusters_to_resample_are_refused_with_the_way_out():
 
 def test_wild_factors_have_mean_zero_and_are_equal_within_a_cluster():
     rows = read_rows(form_by_name("joint"), data(), "loss", cluster=[f"run {n:g}" for n in N])
-    factors = wild_factors(rows, 4000, 5, 0)
+    factors = wild_factors(rows, 4000, 0)
     assert (factors.reshape(4000, 4, 5) == factors.reshape(4000, 4, 5)[:, :, :1]).all()
     assert abs(factors.mean()) < 0.05
-    assert factors.var() == pytest.approx(20 / 15, rel=0.05)
+    assert factors.var() == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_residuals_get_the_size_back_that_the_fit_took(clustered):
+    """Of equal errors the residuals of least squares have covariance I - H; unbent, each cluster's is I again."""
+    rng = np.random.default_rng(0)
+    labels = {"cluster": np.repeat(np.arange(10), 4).tolist()} if clustered else {}
+    table = {"N": np.tile([1.0, 2.0, 3.0, 4.0], 10), "loss": np.ones(40)}
+    weights = rng.uniform(0.5, 2, 40)
+    rows = read_rows(form_by_name("power"), table, "loss", weights=weights.tolist(), **labels)
+    J = rng.normal(size=(3, 40))
+    scaled = J * np.sqrt(weights)
+    hat = scaled.T @ np.linalg.solve(scaled @ scaled.T, scaled)
+    assert hat.diagonal().max() > 0.15
+    # Errors of variance 1 / weight, all at once: a column per error.
+    residuals = (np.eye(40) - hat) / np.sqrt(weights)[:, None]
+    found = np.stack([unbent(r, J, rows) for r in residuals.T], axis=1) * np.sqrt(weights)[:, None]
+    covariance = found @ found.T
+    groups = rows.clusters_n if clustered else np.arange(40)
+    same = groups[:, None] == groups[None]
+    np.testing.assert_allclose(covariance[same], np.eye(40)[same], atol=1e-10)
+
+
+def test_a_row_that_leads_the_fit_alone_is_not_blown_up():
+    rows = read_rows(form_by_name("power"), {"N": [1, 2, 3, 4], "loss": np.ones(4)}, "loss")
+    J = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]])
+    found = unbent(np.array([0.01, 0.3, -0.1, -0.2]), J, rows)
+    assert found[0] == pytest.approx(0.01 * np.sqrt(10))
+    np.testing.assert_allclose(found[1:], np.array([0.3, -0.1, -0.2]) / np.sqrt(2 / 3))
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
