@@ -297,3 +297,16 @@ def test_the_whole_path_from_a_saved_data_set(tmp_path, saved):
     read = QuestionTable.open(tmp_path / "questions", "dev")
     gold = dict(zip(read.ids, (table.ids(rows) for rows in read.gold), strict=True))
     assert gold == {"u": ["3"], "v": ["1", "2"]}
+
+
+def test_multiple_choice_in_the_forms_of_arc_and_mmlu(tmp_path):
+    texts, labels = [["red", "blue"], ["up", "down", "left"]], [["A", "B"], ["1", "2", "3"]]
+    choices = [{"text": t, "label": n} for t, n in zip(texts, labels, strict=True)]
+    arc = parquet(tmp_path / "arc.parquet", {"question": ["q1", "q2"], "choices": choices, "answerKey": ["B", "3"]})
+    mmlu = parquet(tmp_path / "mmlu.parquet", {"question": ["q1", "q2"], "choices": texts, "answer": [1, 2]})
+    of_arc = {"answers": "answerKey", "choices": "choices.text", "labels": "choices.label", "answers_are": "labels"}
+    of_mmlu = {"answers": "answer", "choices": "choices", "answers_are": "numbers"}
+    for path, fields in ((arc, of_arc), (mmlu, of_mmlu)):
+        found = list(HubQuestions(path=path, splits={"dev": "train"}, fields=fields).questions())
+        assert [q.choices for q in found] == [tuple(t) for t in texts]
+        assert [q.answers for q in found] == [("blue",), ("left",)]

@@ -7,8 +7,9 @@
 ``choices``    given answers, ranked by any marginal
 ============== ==================================================================================================
 
-All stand on ``prompts`` (prompts that have been read once: what comes next, and how to go on) and, where given
-texts are scored, on ``continuations``. Decoders take a generator, a batch and log p(z|x) of its rows, and know
+All stand on ``prompts`` (prompts that have been read once: what comes next, and how to go on; their ``caches`` have
+room), on ``next_token`` (what a vocabulary's distribution is asked for) and, where given texts are scored, on
+``continuations``. Decoders take a generator, a batch and log p(z|x) of its rows, and know
 nothing of objectives: a row may be a passage, a path of two passages, or the one reading of a joint prompt, and the
 prior need not sum to one.
 
