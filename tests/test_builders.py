@@ -8,6 +8,7 @@ import torch
 
 from rag_exp import cli
 from rag_exp import config as configs
+from rag_exp.builders import embedding, parents, retrieval
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.store import Store
 from rag_exp.retrieval.encoder import Encoder
@@ -53,7 +54,10 @@ def on_ray(index):
 
 
 @pytest.mark.parametrize(("index", "backend"), [("flat", "local"), ("ivf", "local"), on_ray("flat"), on_ray("ivf")])
-def test_an_index_in_shards_is_the_same_artifact_and_finds_the_same(tmp_path, index, backend):
+def test_an_index_in_shards_is_the_same_artifact_and_finds_the_same(tmp_path, monkeypatch, index, backend):
+    for room in (parents, embedding, retrieval):
+        monkeypatch.setattr(room, "SHARD_ROWS", 500)  # embeddings in three parts, on Ray all at once
+
     def asked(root, *overrides):
         config = configs.compose(["debug=tiny", f"index={index}", "evaluation.questions=20", *overrides]).run
         steps = plan_run(config, ContentDigests())

@@ -5,11 +5,11 @@ needs, writes plain files and notes its facts in ``build.stats``. torch and fais
 rooms when a build runs, never to name a run.
 """
 
+from rag_exp.builders.embedding import embeddings
 from rag_exp.builders.parents import VectorSteps
 from rag_exp.builders.reading import checkpoint, evaluation, reader_warmup
 from rag_exp.builders.retrieval import (
     EXACT_K,
-    embeddings,
     encoder,
     exact,
     index,

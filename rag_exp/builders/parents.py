@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rag_exp.retrieval.encoder import Encoder
     from rag_exp.retrieval.ray_shards import Job, RayOptions
     from rag_exp.settings import Setting
+    from rag_exp.training.options import TrainerOptions
 
 SHARD_ROWS = 65_536  # passages in one embeddings artifact
 
@@ -100,12 +101,17 @@ def vector_blocks(
 
 
 def encoder_of(config: RunConfig, build: Build, role: str) -> Encoder:
-    """The encoder of ``role``: the checkpoint's where it holds one, else the warmed-up one."""
+    """The encoder of ``role``."""
+    return config.encoder.load(encoder_folder(build, role), tokenizer_folder(build))
+
+
+def encoder_folder(build: Build, role: str) -> Path:
+    """Where the encoder of ``role`` lies: the checkpoint's where it holds one, else the warmed-up one."""
     if "checkpoint" in build.step.parents:
         folder = build.parent("checkpoint").path / f"{role}_encoder"
         if folder.is_dir():
-            return config.encoder.load(folder, tokenizer_folder(build))
-    return config.encoder.load(build.parent("encoder").path, tokenizer_folder(build))
+            return folder
+    return build.parent("encoder").path
 
 
 def learned_prior(config: RunConfig, setting: Setting, build: Build) -> RetrievalPrior:
@@ -134,13 +140,13 @@ def listed_paths(config: RunConfig, setting: Setting, prior: RetrievalPrior, bui
 
 
 @contextmanager
-def on_device(config: RunConfig, made: Encoder) -> Iterator[Encoder]:
+def on_device(trainer: TrainerOptions, made: Encoder) -> Iterator[Encoder]:
     """``made`` on the trainer's device, with its threads; back on the CPU afterwards, as every encoder is kept."""
     from rag_exp.training.threads import torch_threads
 
-    made.to(config.trainer.resolved_device())
+    made.to(trainer.resolved_device())
     try:
-        with torch_threads(config.trainer.threads):
+        with torch_threads(trainer.threads):
             yield made
     finally:
         made.to("cpu")

@@ -80,7 +80,7 @@ def encoder(config: RunConfig, hop2: SecondHop | None, build: Build) -> None:
         pairs = hop_pairs(queries, gold, asked.gold_of, table, hop2)
         queries, gold, answers = pairs.queries, pairs.gold, [answers[q] for q in pairs.asked]
     with (
-        on_device(config, made),
+        on_device(config.trainer, made),
         Ticker("retriever warm-up", warmup.steps, config.trainer.progress) as ticker,
     ):
         build.stats |= warm_up(
@@ -96,26 +96,13 @@ def encoder(config: RunConfig, hop2: SecondHop | None, build: Build) -> None:
     made.save(build.folder)
 
 
-def embeddings(config: RunConfig, shard: int, build: Build) -> None:
-    import numpy as np
-
-    from rag_exp.retrieval.embeddings import embed_passages
-
-    table = passage_table(build)
-    start = shard * SHARD_ROWS
-    stop = min(start + SHARD_ROWS, len(table))
-    texts = (pair for at in range(start, stop, 8192) for pair in table.texts(np.arange(at, min(at + 8192, stop))))
-    with on_device(config, encoder_of(config, build, "passage")) as made:
-        build.stats |= embed_passages(made, texts, stop - start, build.folder)
-
-
 def question_embeddings(config: RunConfig, split: str, limit: int | None, build: Build) -> None:
     import numpy as np
 
     from rag_exp.data.questions import QuestionTable
 
     asked = QuestionTable.open(build.parent("questions").path, split, limit)
-    with on_device(config, encoder_of(config, build, "question")) as made:
+    with on_device(config.trainer, encoder_of(config, build, "question")) as made:
         vectors, build.stats["tokens"] = made.encode_counted(asked.questions, "question")
     np.save(build.folder / "vectors.npy", vectors, allow_pickle=False)
 
@@ -281,7 +268,7 @@ def paths(
         found = open_index(config, setting, vectors, blocks, build)
         is_exact = not setting.index.stores_vectors
         compared = None if is_exact or split == "train" else blocks
-        with on_device(config, encoder_of(config, build, "question")) as question_encoder:
+        with on_device(config.trainer, encoder_of(config, build, "question")) as question_encoder:
             made, facts = second_hop(found, hop1, asked.questions, table, setting.hop2, question_encoder, compared)
         facts |= {"dims": question_encoder.dims, **({"recall": 1.0} if is_exact else {})}
     made.save(build.folder)

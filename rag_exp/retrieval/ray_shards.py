@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,6 +108,10 @@ class RayShards(ShardedIndex):
     def ask(self, queries: np.ndarray, k: int, dial: int | None) -> list[Answer]:
         return self._call("search", self._ray.put(queries), k, dial)
 
+    def work(self) -> list[float]:
+        """Seconds of CPU time of each shard's process until now."""
+        return self._call("work")
+
     def _start(self, place: ShardPlace) -> Any:
         # An actor that waits takes no processor; spread, because what it takes is memory.
         actor = self._ray.remote(num_cpus=0, scheduling_strategy="SPREAD", max_restarts=0)(ShardActor)
@@ -157,6 +162,9 @@ class ShardActor:
 
     def search(self, queries: np.ndarray, k: int, dial: int | None) -> Answer:
         return self._shard.search(queries, k, dial)
+
+    def work(self) -> float:
+        return time.process_time()
 
     @property
     def _shard(self) -> Shard:

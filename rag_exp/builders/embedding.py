@@ -1,0 +1,66 @@
+"""Vectors of passages: a job that any process can do which sees the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_exp.builders.parents import SHARD_ROWS, encoder_folder, on_device, passage_table, run_on, tokenizer_folder
+from rag_exp.core.store import Build
+
+if TYPE_CHECKING:
+    from rag_exp.config import RunConfig
+    from rag_exp.retrieval.encoders import EncoderOptions
+    from rag_exp.training.options import TrainerOptions
+
+_READ_ROWS = 8_192
+
+
+def embeddings(config: RunConfig, shard: int, build: Build) -> None:
+    size = len(passage_table(build))
+    tokenizer = tokenizer_folder(build)
+    job = EmbedJob(
+        encoder=config.encoder,
+        weights=encoder_folder(build, "passage").resolve(),
+        tokenizer=None if tokenizer is None else tokenizer.resolve(),
+        passages=build.parent("passages").path.resolve(),
+        first=shard * SHARD_ROWS,
+        end=min((shard + 1) * SHARD_ROWS, size),
+        folder=build.folder.resolve(),
+        trainer=config.trainer,
+    )
+    build.stats |= run_on(config.retrieval.on_ray, job)
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """The vectors of passages ``first`` to ``end``, written into ``folder``.
+
+    Attributes:
+        encoder, weights, tokenizer: the encoder's options and what it is loaded from.
+        passages: of a :class:`~rag_exp.data.passages.PassageTable`.
+        trainer: device and threads, as they are where the job is done.
+    """
+
+    encoder: EncoderOptions
+    weights: Path
+    tokenizer: Path | None
+    passages: Path
+    first: int
+    end: int
+    folder: Path
+    trainer: TrainerOptions
+
+    def build(self) -> dict[str, Any]:
+        """Write them; what it took."""
+        import numpy as np
+
+        from rag_exp.data.passages import PassageTable
+        from rag_exp.retrieval.embeddings import embed_passages
+
+        table = PassageTable.open(self.passages)
+        starts = range(self.first, self.end, _READ_ROWS)
+        texts = (pair for at in starts for pair in table.texts(np.arange(at, min(at + _READ_ROWS, self.end))))
+        with on_device(self.trainer, self.encoder.load(self.weights, self.tokenizer)) as made:
+            return embed_passages(made, texts, self.end - self.first, self.folder)
