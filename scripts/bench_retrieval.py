@@ -231,7 +231,7 @@ def carried(options: IndexOptions, passages: np.ndarray, queries: np.ndarray, fo
         alone_work = seconds(sides[1])
     same = bool((here.search(queries, K).ids_QK == there.search(queries, K).ids_QK).all())
     print(
-        f"ray      {options.kind:5} four shards {ours * 1e3:.0f} ms, one index {alone * 1e3:.0f} ms: ratio {ratio:.2f}\n"
+        f"ray      {options.kind:5} 4 shards {ours * 1e3:.0f} ms, one index {alone * 1e3:.0f} ms: ratio {ratio:.2f}\n"
         f"         CPU time {ours_work * 1e3:.0f} ms and {alone_work * 1e3:.0f} ms; the same passages: {same}"
     )
     return ratio <= 1.5 and same
