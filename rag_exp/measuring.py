@@ -28,6 +28,12 @@ SEARCHED: dict[str, str] = {
     "index_bytes_per_passage": "size of the index over its passages",
 }
 
+BESIDE: dict[str, str] = {
+    "hop2_recall@j": "as index_recall@k, of all that the second hop asked after a passage of the first",
+    "prior_temperature": "what scores were divided by before the prior's softmax: as learned, where it was",
+    "null_score": "the null document's score, on the scale of the others: as learned, where it was",
+}
+
 
 def arm(steps: RunSteps) -> str:
     """What the reader is given: ``closed_book``, ``oracle``, ``random``, ``run``, ``bm25``, ``hybrid`` or ``dense``."""
@@ -123,7 +129,10 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     _add_second_hop(metrics, nulls, topk, stats.get("paths"), one_hop if searches else unsearched)
     # What is fixed was not always noted, and is known.
     prior = evaluation.get("prior") or {"temperature": config.retriever.temperature, "null_score": None}
-    _add_prior(metrics, nulls, prior if searches else None, config.retriever.learn_temperature, unsearched)
+    _add_prior(metrics, nulls, prior if steps.asked.scored else None, unsearched)
+    if searches and config.retriever.learn_temperature:  # these were measured at another
+        metrics |= dict.fromkeys(("prior_kl", "prior_mass_missed"))
+        nulls |= dict.fromkeys(("prior_kl", "prior_mass_missed"), LEARNED_TEMPERATURE)
     parameters = dict(evaluation["parameters"])
     if index.get("parameters"):
         parameters["encoder"] = index["parameters"]
@@ -258,19 +267,14 @@ def _add_prior(
     metrics: dict[str, float | None],
     nulls: dict[str, str],
     prior: dict[str, float | None] | None,
-    learned_temperature: bool,
-    unsearched: str,
+    unscored: str,
 ) -> None:
-    """Add the numbers of the prior that was asked with; where its temperature was learned, take back what was measured
-    of another.
+    """Add the numbers of the prior that was asked with.
 
     Args:
-        prior: its numbers; None where nothing is searched.
+        prior: its numbers; None where passages have no scores, which is ``unscored``.
     """
     for name, number in (("prior_temperature", "temperature"), ("null_score", "null_score")):
         metrics[name] = None if prior is None else prior[number]
         if metrics[name] is None:
-            nulls[name] = unsearched if prior is None else "there is no null document (retriever.null_document)"
-    if prior is not None and learned_temperature:
-        for name in ("prior_kl", "prior_mass_missed"):
-            metrics[name], nulls[name] = None, LEARNED_TEMPERATURE
+            nulls[name] = unscored if prior is None else "there is no null document (retriever.null_document)"

@@ -15,6 +15,8 @@ from rag_exp.core.options import SEARCH
 from rag_exp.evaluation.answering import decoding_problems
 from rag_exp.retrieval.hop2 import SecondHop
 
+SCORED = ("index", "run")  # sources whose passages come with scores
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -27,7 +29,7 @@ class Setting:
     k: int
     hop2: SecondHop | None = None
     shards: int = 1
-    null: bool = False  # whether the question alone is one of its readings, beside what the index finds
+    null: bool = False  # whether the question alone is one of its readings, beside what was found
 
     @property
     def prompts(self) -> int:
@@ -38,6 +40,11 @@ class Setting:
     def may_fall_short(self) -> bool:
         """Whether some question may get fewer passages than others."""
         return self.source in ("oracle", "run") or (self.source == "index" and self.index.kind != "flat")
+
+    @property
+    def scored(self) -> bool:
+        """Whether its passages come with scores, for a prior to weigh."""
+        return self.source in SCORED
 
     @property
     def uses_vectors(self) -> bool:
@@ -74,7 +81,7 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         k=config.retrieval.k if source != "none" else 0,
         hop2=config.retrieval.hop2 if source != "none" else None,
         shards=config.retrieval.shards,
-        null=null and source == "index",
+        null=null and source in SCORED,
     )
     e = config.evaluation
     source = e.source or train.source
@@ -87,7 +94,7 @@ def settings(config: RunConfig) -> tuple[Setting, Setting]:
         k=k if source != "none" else 0,
         hop2=_asked_hop2(config) if source != "none" else None,
         shards=config.retrieval.shards,
-        null=null and source == "index",
+        null=null and source in SCORED,
     )
     return train, asked
 
@@ -171,7 +178,7 @@ def objective_problems(config: RunConfig, train: Setting) -> list[str]:
             f"generator: {config.generator.kind}: {named} needs a decoder that attends to encoded passages; use "
             "generator=t5, generator=bart or a pretrained sequence-to-sequence model."
         )
-    untaught = trains == "frozen" and not (config.retriever.learns_prior and train.source == "index")
+    untaught = trains == "frozen" and not (config.retriever.learns_prior and train.scored)
     if config.training.steps > 0 and train.source != "none" and untaught and objective.evidence != "none":
         if objective.trains_reader:
             mend = "use retriever.train=query or both, or an objective of the reader alone, such as rag_sequence"
@@ -210,7 +217,7 @@ def prior_problems(config: RunConfig, train: Setting) -> list[str]:
     found = []
     objective, retriever = config.objective, config.retriever
     named, untrained = f"objective={objective.kind}", config.training.steps == 0
-    unscored = train.source not in ("index", "none")
+    unscored = train.source != "none" and not train.scored
     if retriever.null_document != "none":
         where, off = f"retriever.null_document: {retriever.null_document}", "use retriever.null_document=none"
         if objective.reading != "each" or objective.hops == 2:

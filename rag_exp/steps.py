@@ -440,7 +440,7 @@ class _Planner:
             "source": train.source,
             "k": train.k,
         }
-        if train.source == "index":
+        if train.scored:
             fields |= config.retriever.prior_identity()
         if train.may_fall_short:
             fields["absent"] = "nothing"  # what an absent passage adds to a prompt; it once left its separators there
@@ -476,7 +476,7 @@ class _Planner:
             "objective": config.objective.identity(),
             "precision": self.precision,
         }
-        if asked.source == "index":
+        if asked.scored:
             fields |= config.retriever.prior_identity()
         if asked.source != "none":
             fields["size"] = asked.size

@@ -36,7 +36,7 @@ from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.record import RunRecord, read_record
 from rag_exp.evaluation.metrics import METRICS
 from rag_exp.evaluation.ranking import RANKING
-from rag_exp.measuring import SEARCHED
+from rag_exp.measuring import BESIDE, SEARCHED
 from rag_exp.run import PLAN, RunFolder
 from rag_exp.steps import RunSteps, plan_run
 
@@ -142,7 +142,7 @@ def _spec(chosen: Sequence[str], user: Path | None) -> dict[str, Any]:
     grids = spec.get("grids")
     if not isinstance(grids, list) or not grids or not all(isinstance(g, dict) for g in grids):
         problems.append("study.grids: must be a list of mappings from a config key to its values.")
-    metric, known = spec.get("metric") or "nll", METRICS | RANKING | SEARCHED
+    metric, known = spec.get("metric") or "nll", METRICS | RANKING | SEARCHED | BESIDE
     if metric not in known:
         problems.append(f"study.metric: {metric!r} is no metric.{did_you_mean(metric, known)}")
     if problems:

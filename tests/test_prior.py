@@ -74,3 +74,18 @@ def test_a_null_document_from_training_to_show(tmp_path, capsys):
     assert arm.artifacts["checkpoint"] == record.artifacts["checkpoint"]
     assert all(row["null_prior"] is None for row in asked)
     assert arm.metrics["prior_on_null"] is None
+
+
+def test_scores_of_a_run_file_are_weighed_as_those_of_an_index(tmp_path, monkeypatch):
+    """Asked with what the index itself found, written to a file and read again."""
+    monkeypatch.chdir(tmp_path)
+    on = ("retriever.temperature=2", "retriever.null_document=learned")
+    searched, rows = finished(tmp_path, *on)
+    assert cli.main(["export", searched.run_id[:12], "--trec", "found.trec"]) == 0
+    given, asked = finished(tmp_path, *on, "evaluation.source=run", "retrieval.runs=[found.trec]")
+    assert given.artifacts["checkpoint"] == searched.artifacts["checkpoint"]
+    assert (given.metrics["prior_temperature"], given.metrics["null_score"]) == (2.0, searched.metrics["null_score"])
+    for one, other in zip(rows, asked, strict=True):
+        assert other["prior"] == pytest.approx(one["prior"], rel=1e-4)
+        assert other["null_posterior"] == pytest.approx(one["null_posterior"], rel=1e-4)
+        assert other["nll"] == pytest.approx(one["nll"], abs=1e-4)

@@ -115,13 +115,13 @@ def encoder_folder(build: Build, role: str) -> Path:
 
 
 def learned_prior(config: RunConfig, setting: Setting, build: Build) -> RetrievalPrior:
-    """The prior over what the setting's search finds: as the checkpoint learned it, where there is one.
+    """The prior over what was found in the setting: as the checkpoint learned it, where there is one.
 
-    Where nothing is searched there are no scores to weigh, and the prior is even.
+    Where nothing was searched there are no scores to weigh, and the prior is even.
     """
     from rag_exp.models.prior import RetrievalPrior
 
-    if setting.source != "index":
+    if not setting.scored:
         return RetrievalPrior()
     prior = RetrievalPrior.of(config.retriever)
     return prior.load(build.parent("checkpoint").path) if "checkpoint" in build.step.parents else prior

@@ -107,7 +107,7 @@ def evaluation(config: RunConfig, setting: Setting, build: Build) -> None:
         HostedReader if config.generator.hosted else Reader,
     )  # fmt: skip
     build.stats["M"] = size
-    build.stats["prior"] = prior.values() if setting.source == "index" else None
+    build.stats["prior"] = prior.values() if setting.scored else None
     build.stats["documents"] = None if table is None or size is None else table.documents_in(size)
     build.stats["parameters"] = {"generator": config.generator.parameter_counts()}
     build.stats["non_embedding"] = config.generator.non_embedding()
