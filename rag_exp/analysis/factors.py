@@ -195,7 +195,7 @@ def _equation(factor: Factor) -> Cell:
     from rag_exp.analysis.words import equation_with_numbers
 
     if factor.law is not None:
-        text = mathed(equation_with_numbers(factor.law).removeprefix("loss = "))
+        text = mathed(equation_with_numbers(factor.law).removeprefix("loss = ").removeprefix("0 + "))
         return Cell(f'<span class="equation">{text}</span>')
     if factor.constant is not None:
         return Cell(f"{factor.constant:.4g}")

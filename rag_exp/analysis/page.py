@@ -91,7 +91,7 @@ for (const table of document.querySelectorAll('table.sortable')) {
 """
 
 
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "kappa": "κ"}
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "kappa": "κ", "rho": "ρ"}
 
 
 def mathed(text: str) -> str:
