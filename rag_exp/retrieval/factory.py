@@ -29,6 +29,7 @@ from rag_exp.retrieval.faiss_index import (
 from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 from rag_exp.retrieval.ivf import MAX_POINTS_PER_LIST, MIN_POINTS_PER_LIST, auto_nlist
+from rag_exp.retrieval.l2 import Lengths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,18 +47,31 @@ _UNCOMPRESSED = re.compile(r"(IVF\d+(_HNSW\d+)?,)?Flat|(HNSW|NSG)\d+(,Flat)?")  
 
 
 class FactoryOptions(VectorIndexOptions):
-    """What every index by a factory string has. Inner products; strings that know L2 distance alone are refused."""
+    """What every index by a factory string has."""
 
     string: str = Field(description="faiss factory string; {nlist}, {m} and {dims} follow from the corpus")
     search: Annotated[str, SEARCH] = Field(
         "", description="faiss's search parameters, as in 'nprobe=16' or 'efSearch=64'; empty: faiss's own"
     )
 
+    metric: Literal["inner_product", "l2"] = Field(
+        "inner_product", description="what faiss goes by; of l2 the distances are turned back into inner products"
+    )
     lists: Annotated[Literal["memory", "disk"], NEUTRAL] = Field(
         "memory", description="where inverted lists lie while they are filled and searched; the same is found"
     )
 
+    def identity(self, *leave_out: str) -> dict[str, Any]:
+        found = super().identity(*leave_out)
+        if self.metric == "inner_product":
+            del found["metric"]  # as all were before there was another
+        return found
+
     def problems(self, size: int) -> list[str]:
+        if "ht" in [pair.partition("=")[0].strip() for pair in self.search.split(",")]:
+            return ["index.search: ht (polysemous codes): codes are not trained for it here; leave it out."]
+        if self.metric == "l2" and "LSH" in self.string:
+            return [f"index.metric: l2: {self.string} compares bits, whose distances are no L2 distances."]
         if self.lists == "disk" and not _CAN_BE_ON_DISK.fullmatch(self.string):
             return [f"index.lists: disk: faiss keeps no lists of {self.string} on disk; use index.lists=memory."]
         needed = MIN_POINTS_PER_LIST * self._centroids(size)
@@ -75,7 +89,7 @@ class FactoryOptions(VectorIndexOptions):
     @property
     def splits_exactly(self) -> bool:
         """Unless passages are linked to each other, or some are looked at again because they are the best of all."""
-        return _splits(self.string)
+        return self.metric == "inner_product" and _splits(self.string)
 
     @property
     def dial(self) -> str:
@@ -110,10 +124,11 @@ class FactoryOptions(VectorIndexOptions):
         if problems := self.problems(size):
             raise DataError(problems[0])
         try:
-            native = faiss.index_factory(dims, string, faiss.METRIC_INNER_PRODUCT)
+            by = faiss.METRIC_INNER_PRODUCT if self.metric == "inner_product" else faiss.METRIC_L2
+            native = faiss.index_factory(dims, string, by)
         except RuntimeError as e:
             raise DataError(
-                f"index.string: faiss cannot make {string!r} over {dims} dimensions by inner product ({_reason(e)})."
+                f"index.string: faiss cannot make {string!r} over {dims} dimensions by {self.metric} ({_reason(e)})."
             ) from e
         facts["train_points"] = 0
         if not native.is_trained:
@@ -127,7 +142,10 @@ class FactoryOptions(VectorIndexOptions):
         return FactoryIndex(native, facts, self)
 
     def load(self, folder: Path) -> FactoryIndex:
-        return FactoryIndex(*read_faiss(folder, self.lists == "disk"), self)
+        found = FactoryIndex(*read_faiss(folder, self.lists == "disk"), self)
+        if found.lengths is not None:
+            found.lengths = Lengths.load(folder)
+        return found
 
     @property
     def _threads(self) -> int | None:
@@ -156,7 +174,9 @@ class FactoryIndex(FaissIndex):
 
     def __init__(self, native: Any, facts: dict[str, Any], options: FactoryOptions):
         super().__init__(native, facts, options.lists == "disk")
-        self.settles_ties = _splits(facts["string"])
+        if options.metric == "l2":
+            self.lengths = Lengths()
+        self.settles_ties = self.lengths is None and _splits(facts["string"])
         self.exact_scores = _UNCOMPRESSED.fullmatch(facts["string"]) is not None
         self.compares_codes = _CODES.search(facts["string"]) is not None
         self._dial = options.dial
@@ -169,8 +189,6 @@ class FactoryIndex(FaissIndex):
     def _set(self, search: str) -> None:
         import faiss
 
-        if "ht" in [pair.partition("=")[0].strip() for pair in search.split(",")]:
-            raise DataError("index.search: ht (polysemous codes): codes are not trained for it here; leave it out.")
         try:
             faiss.ParameterSpace().set_index_parameters(self.native, search)
         except RuntimeError as e:
@@ -180,6 +198,7 @@ class FactoryIndex(FaissIndex):
         if self.native is None:
             return {"bytes": 0, "build_flops": 0}
         bytes_ = _bytes(self.native) + (0 if self._lists is None else self._lists.file.stat().st_size)
+        bytes_ += 0 if self.lengths is None else self.lengths.squares_N.nbytes
         trained, (adding, why_not) = self._facts.get("train_flops"), adding_flops(self.native)
         if trained is None or adding is None:
             return {"bytes": bytes_, "build_flops": None, "build_flops_reason": why_not}

@@ -12,7 +12,7 @@ from typing import Any
 _OTHER = "faiss does not count what such an index costs to build"
 # Root classes whose storage costs nothing beyond lists and product quantizers (which are counted).
 _PLAIN = (
-    "IndexFlat", "IndexFlatIP", "IndexScalarQuantizer", "IndexRaBitQ", "IndexRaBitQFastScan",
+    "IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexScalarQuantizer", "IndexRaBitQ", "IndexRaBitQFastScan",
     "IndexPQ", "IndexPQFastScan", "IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFPQFastScan",
     "IndexIVFRaBitQ", "IndexIVFRaBitQFastScan",
 )  # fmt: skip

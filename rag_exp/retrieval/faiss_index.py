@@ -16,6 +16,7 @@ from rag_exp.retrieval.disk_lists import DiskLists, has_lists_beside, read_where
 from rag_exp.retrieval.exact import as_vectors, rechunk
 from rag_exp.retrieval.faiss_costs import Comparisons
 from rag_exp.retrieval.index import BuiltIndex, check_width
+from rag_exp.retrieval.l2 import Lengths, inner_products
 from rag_exp.retrieval.results import SearchResult
 
 if TYPE_CHECKING:
@@ -36,9 +37,11 @@ class FaissIndex(BuiltIndex):
     Attributes:
         settles_ties: of passages tied at rank k those of the lowest ids are found, as shards of it find them too; else
             which of them is faiss's choice.
+        lengths: of the vectors, where faiss goes by L2 distance; None where it goes by inner product.
     """
 
     settles_ties: bool = True
+    lengths: Lengths | None = None
 
     def __init__(self, native: Any, facts: dict[str, Any], on_disk: bool = False):
         self.native, self._facts = native, facts
@@ -55,6 +58,8 @@ class FaissIndex(BuiltIndex):
         Raises:
             DataError: a vector holds NaN or infinity (its row is named).
         """
+        if self.lengths is not None:
+            self.lengths.add(content)
         with faiss_threads(threads) if threads else nullcontext():
             if self._on_disk and self.native is not None:
                 self._lists = DiskLists()
@@ -82,6 +87,8 @@ class FaissIndex(BuiltIndex):
         self.distances = self._comparisons.of(len(queries))
         if self.settles_ties:
             ids, scores = self._settled(queries, ids, scores, k)
+        if self.lengths is not None:
+            scores = inner_products(queries, ids, scores, self.lengths.squares_N)
         return SearchResult.of(ids, scores, k, distinct=True)
 
     def _settled(
@@ -118,6 +125,8 @@ class FaissIndex(BuiltIndex):
             faiss.write_index(self.native, str(folder / "index.faiss"))
         if self._lists is not None:
             self._lists.keep(folder)
+        if self.lengths is not None:
+            self.lengths.save(folder)
 
     def stats(self) -> dict[str, Any]:
         return dict(self._facts)

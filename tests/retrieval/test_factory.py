@@ -93,8 +93,10 @@ def test_too_few_training_points_are_refused(string: str, needed: int):
 def test_strings_that_mean_nothing_here_are_refused():
     with pytest.raises(DataError, match="cannot make 'Nonsense'"):
         Factory(string="Nonsense").create([clustered(50)], 0)
-    with pytest.raises(DataError, match="by inner product"):
+    with pytest.raises(DataError, match="by inner_product"):
         Factory(string="LSH").create([clustered(50)], 0)
+    with pytest.raises(DataError, match="compares bits"):
+        Factory(string="LSH", metric="l2").create([clustered(50)], 0)
     with pytest.raises(DataError, match="does not take 'nprobes=3'"):
         Factory(string="IVF1,Flat", search="nprobes=3").create([clustered(50)], 0)
 
@@ -115,6 +117,45 @@ def test_codes_are_not_renumbered_and_a_search_that_needs_that_is_refused(monkey
     np.testing.assert_array_equal(plain.search(asked, 10).scores_QK, renumbered.search(asked, 10).scores_QK)
     with pytest.raises(DataError, match="polysemous"):
         PQ(string="PQ4x4", search="ht=3").create([vectors], 0)
+
+
+@pytest.mark.parametrize("string", ["Flat", "IVF1,Flat", "RR{dims},IVF1,Flat", "HNSW16"])
+def test_l2_distances_are_turned_back_into_inner_products(string: str, tmp_path: Path):
+    vectors, asked = clustered(800) * np.linspace(0.5, 2, 800, dtype=np.float32)[:, None], 3 * clustered(50, seed=1)
+    options = Factory(string=string, metric="l2", search="efSearch=400" if "HNSW" in string else "")
+    built = options.create([vectors[:300], vectors[300:]], 0)
+    found = built.search(asked, 10)
+    np.testing.assert_allclose(
+        found.scores_QK, np.einsum("qd,qkd->qk", asked, vectors[found.ids_QK]), rtol=1e-4, atol=1e-4
+    )
+    distances = ((asked[:, None] - vectors[None]) ** 2).sum(axis=2)
+    nearest = np.sort(np.argsort(distances, axis=1)[:, :10], axis=1)
+    assert (np.sort(found.ids_QK, axis=1) == nearest).mean() > (0.9 if "HNSW" in string else 0.99)
+    built.save(tmp_path)
+    again = options.load(tmp_path).search(asked, 10)
+    np.testing.assert_array_equal(again.ids_QK, found.ids_QK)
+    np.testing.assert_array_equal(again.scores_QK, found.scores_QK)
+
+
+def test_of_vectors_of_one_length_both_metrics_find_the_same():
+    vectors, asked = clustered(800), clustered(50, seed=1)
+    one, other = (
+        Factory(string="IVF8,Flat", search="nprobe=8", metric=metric).create([vectors], 0).search(asked, 10)
+        for metric in ("inner_product", "l2")
+    )
+    np.testing.assert_array_equal(one.ids_QK, other.ids_QK)
+    np.testing.assert_allclose(one.scores_QK, other.scores_QK, rtol=1e-5, atol=1e-6)
+
+
+def test_strings_that_know_l2_alone():
+    index = Factory(string="IMI2x4,Flat", metric="l2", search="nprobe=256").create([clustered(800)], 0)
+    assert index.search(clustered(50, seed=1), 5).mask_QK.all()
+    assert not Factory(string="IVF1,Flat", metric="l2").splits_exactly
+
+
+def test_the_metric_is_in_the_identity_where_it_is_not_the_usual_one():
+    assert "metric" not in Factory(string="Flat").identity()
+    assert Factory(string="Flat", metric="l2").identity()["metric"] == "l2"
 
 
 def test_search_parameters_reach_through_a_rotation(tmp_path: Path):

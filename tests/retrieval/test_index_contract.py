@@ -48,6 +48,7 @@ EXAMPLES: dict[str, list[IndexOptions]] = {
         Factory(string="IVF1,SQ8"),
         Factory(string="RR{dims},HNSW8", search="efSearch=64"),
         Factory(string="RaBitQfs"),
+        Factory(string="IVF{nlist},Flat", search=ALL_LISTS, metric="l2"),
     ],
     "pq": [PQ(string="PQ{m}x4np")],
     "ivfpq": [IVFPQ(string="IVF{nlist},PQ{m}x4np", search=ALL_LISTS, lists="disk")],
