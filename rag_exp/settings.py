@@ -14,6 +14,7 @@ from rag_exp.config import RunConfig
 from rag_exp.core.options import SEARCH
 from rag_exp.evaluation.answering import decoding_problems
 from rag_exp.retrieval.hop2 import SecondHop
+from rag_exp.retrieval.tuning import TUNING_SPLIT
 
 SCORED = ("index", "run")  # sources whose passages come with scores
 
@@ -141,6 +142,11 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         found.append(
             f"evaluation.source: {asked.source}: the model is trained without passages (retrieval.source=none), "
             "so it cannot be asked with them."
+        )
+    if asked.source == "index" and asked.index.tuned and config.evaluation.split == TUNING_SPLIT:
+        found.append(
+            f"evaluation.split: {TUNING_SPLIT}: index.mode=iso_recall tunes the index on questions of that split, and "
+            "those that are asked must be others; ask another split, or use index.mode=fixed."
         )
     found += objective_problems(config, train)
     found += prior_problems(config, train)

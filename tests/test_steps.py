@@ -203,6 +203,7 @@ def test_files_count_by_content_not_by_place(tmp_path):
         (["evaluation.corpus_size=2", "evaluation.k=3"], "raise evaluation.corpus_size"),
         (["index=ivf", "index.nlist=64"], "39"),
         (["index=ivf", "index.mode=iso_recall", "retriever=query"], "index@evaluation.index=ivf"),
+        (["index=ivf", "index.mode=iso_recall", "evaluation.split=train"], "those that are asked must be others"),
         (["index=hybrid", "retriever=query"], "index=hybrid ranks by what no gradient reaches"),
         (["index=hybrid", "retrieval.shards=2"], "weighs words by the whole corpus"),
         (["index=hybrid", "questions.hops=2", "retrieval=two_hop", "objective=chain"], "has no second hop"),

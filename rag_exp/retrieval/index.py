@@ -107,7 +107,6 @@ class VectorIndexOptions(IndexOptions):
     tuning_questions: Annotated[int, SEARCH] = Field(
         512, ge=1, description="questions of the train split that iso_recall measures recall on; none are evaluated"
     )
-
     rescore: Annotated[int | None, SEARCH] = Field(
         None, ge=1, description="find so many times k candidates, and score them by their vectors; null: do not"
     )
