@@ -51,7 +51,8 @@ def test_a_run_on_a_saved_checkpoint(family, tmp_path, vocabulary):
     source = saved(family, tmp_path / "checkpoint", vocabulary)
     record, rows, folders = finished(
         tmp_path, "debug=tiny", "generator=pretrained", "~generator.size", f"generator.name={source}", "objective=fid",
-        "training.warmup.steps=25", "training.warmup.lr=0.02", "training.lr=0.01", "evaluation.questions=6",
+        "training.warmup.steps=25", "training.warmup.batch_size=4", "training.warmup.lr=0.02", "training.lr=0.01",
+        "evaluation.questions=4",
         "evaluation.decode=beam", f"evaluation.beam={BEAM}", f"evaluation.max_new_tokens={LONGEST}",
     )  # fmt: skip
     assert record.sizes["N"] == Pretrained(name=str(source)).non_embedding()
