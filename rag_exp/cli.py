@@ -18,6 +18,7 @@ The lab for scaling studies of retrieval-augmented language models.
   bench [-m] [overrides]     measure a search alone: run with task=retrieval
   status study=NAME          done / running / failed / missing
   fit study=NAME             fit the study's laws
+  fit data=FILE [N=COLUMN]   fit a law to anybody's table
   frontier study=NAME        what a budget buys best by the study's law
   suggest study=NAME         which runs to add within a budget
   report study=NAME          write report.html and the figures
@@ -147,10 +148,18 @@ def _where(axes: dict[str, str]) -> str:
 
 def fit(argv: list[str]) -> int:
     """usage: rag-exp fit study=NAME [law.KEY=VALUE] [overrides]
+           rag-exp fit data=FILE [N=COLUMN D=COLUMN ... y=COLUMN] [law=FORM,FORM] [loss=... bootstrap=... out=DIR]
 
     Fits the study's laws to its finished runs and writes one fit card each. With nothing but the study's name,
-    the overrides that it was last run with are taken.
+    the overrides that it was last run with are taken. With data=FILE (CSV, parquet, JSON lines, a W&B export) the law
+    is that of the file's rows; its card and figures are written to fits/<name of the file>.
     """
+    if any(a.startswith("data=") for a in argv):
+        from rag_exp.analysis.file_fits import FileFit, fit_file
+
+        for line in fit_file(FileFit.of_words(argv)):
+            print(line)
+        return 0
     plan = _study(argv, as_run=True)
     from rag_exp.analysis.fits import fit_study
     from rag_exp.study import records_of, write_plan

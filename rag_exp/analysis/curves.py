@@ -39,7 +39,13 @@ class Curve:
 
 
 def curves_chart(
-    curves: Sequence[Curve], axis: str, metric: str, heading: str = "", width: int = theme.WIDTH, y_domain: Any = None
+    curves: Sequence[Curve],
+    axis: str,
+    metric: str,
+    heading: str = "",
+    width: int = theme.WIDTH,
+    y_domain: Any = None,
+    x_title: str | None = None,
 ) -> Any:
     """Layers of bands, lines, error bars, points and labels over a logarithmic x axis.
 
@@ -47,6 +53,7 @@ def curves_chart(
         axis: N or M.
         heading: stands above the labels at the right, saying what they are ("Passages").
         y_domain: to share between charts; None fits the data.
+        x_title: in place of the axis' own.
     """
     import altair as alt
     import pandas as pd
@@ -58,7 +65,7 @@ def curves_chart(
     colors = {c.label: c.color for c in curves}
     scale = alt.Scale(domain=names, range=[colors[n] for n in names])
     color = alt.Color("curve:N", scale=scale, legend=None)
-    x = theme.log_axis("x", points["x"].tolist(), theme.label(axis), right=0.01)
+    x = theme.log_axis("x", points["x"].tolist(), x_title or theme.label(axis), right=0.01)
     y = theme.loss_axis("y", domain, metric)
     layers = []
     banded = fitted[fitted["low"].notna()]

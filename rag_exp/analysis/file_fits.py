@@ -1,0 +1,213 @@
+"""``rag-exp fit data=FILE``: laws for anybody's table (CSV, parquet, JSON lines, a W&B export), with figures.
+
+The same engine and the same choice among forms as for a study: held-out largest levels decide, never the fit itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from rag_exp.analysis.study_fits import StudyFit, StudyFits, summary
+from rag_exp.core.errors import ConfigError, DataError, LawError, did_you_mean
+from rag_exp.core.fingerprint import digest
+from rag_exp.core.options import Options
+from rag_exp.laws.options import LawOptions, Loss
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_READERS = {".csv": "read_csv", ".parquet": "read_parquet", ".jsonl": "read_json", ".ndjson": "read_json"}
+
+
+class FileFit(Options):
+    """What ``rag-exp fit data=FILE`` takes; every key is a word ``key=value`` of the command."""
+
+    data: str = Field(description="a .csv (also .csv.gz), .parquet or .jsonl file, a row for each run")
+    law: tuple[str, ...] = Field(
+        (), description="candidate forms (chinchilla, kaplan, ...); none: those known for the axes that are given"
+    )
+    y: str = Field("loss", description="column of what is fitted, in nats")
+    columns: dict[str, str] = Field({}, description="the column of each axis (N=params D=tokens); else its own name")
+    units: dict[str, float] = Field({}, description="what an axis is multiplied by (units.N=1e6 for millions)")
+    loss: Loss = Field("huber_log", description="of the residuals")
+    delta: float = Field(1e-3, gt=0, description="Huber's threshold, in log units")
+    weights: str | None = Field(None, description="column of the rows' weights")
+    cluster: str | None = Field(None, description="column of labels: rows of one are resampled together")
+    holdout: tuple[str, ...] = Field(
+        (),
+        description="largest_N, leave_one_level_out_N, ...; none: largest_compute, or each axis' largest",
+    )
+    bootstrap: int = Field(500, ge=0, le=100_000, description="replicates behind the intervals; 0: none")
+    resample: Literal["case", "cluster", "wild"] | None = Field(
+        None, description="cluster where one is named, else case"
+    )
+    level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
+    missing: Literal["error", "leave_out"] = Field("error", description="what a row with a null is")
+    seed: int = 0
+    out: str | None = Field(None, description="folder of cards and figures; none: fits/<name of the file>")
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> FileFit:
+        """From the command's words.
+
+        Raises:
+            ConfigError: every word that means nothing, with what was meant perhaps.
+        """
+        from rag_exp.laws.form import AXES
+
+        given: dict[str, Any] = {"columns": {}, "units": {}}
+        problems = []
+        for word in words:
+            key, equals, value = word.partition("=")
+            unit = key.removeprefix("units.")
+            if not equals:
+                problems.append(f"{word}: key=value is wanted.")
+            elif key in AXES:
+                given["columns"][key] = value
+            elif key != unit and unit in AXES:
+                given["units"][unit] = value
+            elif key in ("law", "holdout"):
+                given[key] = tuple(v for v in value.strip("[]").split(",") if v)
+            elif key in cls.model_fields and key not in ("columns", "units"):
+                given[key] = value
+            else:
+                known = [*cls.model_fields, *AXES]
+                problems.append(f"{key}: unknown key.{did_you_mean(key, known)} Known: {', '.join(known)}, units.AXIS.")
+        try:
+            made = cls.model_validate(given)
+        except ValidationError as e:
+            problems += [
+                f"{'.'.join(map(str, x['loc']))}: {x['msg'].lower()} (given: {x['input']!r})." for x in e.errors()
+            ]
+        if problems:
+            raise ConfigError(problems)
+        return made
+
+
+def fit_file(options: FileFit) -> Iterator[str]:
+    """Fit the file's law, write its card and its figures, and say what came out, line by line.
+
+    Raises:
+        DataError: the file cannot be read.
+        ConfigError: a column is not there, or no form fits the axes.
+        LawError: no form can be fitted.
+    """
+    from rag_exp.analysis.figures import save_figures
+    from rag_exp.analysis.law_figures import figures_of_law
+    from rag_exp.laws.choice import choose, compare
+    from rag_exp.laws.fitting import fit
+    from rag_exp.laws.sensitivity import across_losses
+
+    table = read_table(options.data)
+    data, forms, axes = _mapped(table, options)
+    named = ", ".join(f"{a} = {options.columns.get(a, a)}" for a in axes)
+    yield f"{options.data}: {len(table)} rows; {named}; y = {options.y}"
+    holdouts = options.holdout or (
+        ("largest_compute",) if {"N", "D"} <= {*axes} else tuple(f"largest_{a}" for a in axes)
+    )
+    weights = None if options.weights is None else table[options.weights].tolist()
+    shared: dict[str, Any] = {"loss": options.loss, "delta": options.delta, "missing": options.missing}
+    compared = compare(forms, data, holdouts, weights=weights, **shared)
+    for row in compared.to_dict("records"):
+        error = "no held-out error" if row["heldout"] is None else f"held-out error {row['heldout']:.2%}"
+        yield f"  {row['form']}: {row['equation']}: {error}{'; ' + row['reason'] if row.get('reason') else ''}"
+    chosen = choose(compared) if len(forms) > 1 else forms[0]
+    resample = options.resample or ("cluster" if options.cluster else "case")
+    law = fit(
+        chosen,
+        data,
+        weights=weights,
+        cluster=None if options.cluster is None else table[options.cluster].tolist(),
+        bootstrap=options.bootstrap,
+        bootstrap_kind=resample,
+        level=options.level,
+        seed=options.seed,
+        **shared,
+    )
+    law.across_losses = across_losses(law)
+    law.definitions["loss"] = options.y
+    found = StudyFit(f"{options.y}_in_{'_and_'.join(axes)}", tuple(axes), {}, law)
+    found.comparison, found.nearest = compared.to_dict("records"), compared.attrs["nearest"]
+    yield summary(found)
+    yield from (f"note: {w}" for w in law.warnings)
+    out = Path(options.out or Path("fits") / Path(options.data).name.split(".")[0])
+    basis = digest({"options": options.identity(), "rows": law.rows})
+    (card,) = StudyFits(options.y, "", [found], [], basis).save(out)
+    figures = figures_of_law(found)
+    save_figures(figures, out / "figures")
+    yield f"fit card: {card}"
+    yield f"figures: {out / 'figures'} ({', '.join(f.name for f in figures)})"
+
+
+def read_table(file: str) -> pd.DataFrame:
+    """A table of runs.
+
+    Raises:
+        DataError: no such file, no such format, or it cannot be read.
+    """
+    import pandas as pd
+
+    path = Path(file)
+    suffix = next((s for s in path.suffixes if s in _READERS), None)
+    if suffix is None:
+        raise DataError(f"data: {file}: a file of {', '.join(_READERS)} is wanted.")
+    if not path.is_file():
+        raise DataError(f"data: no file {file!r} (looked from {Path.cwd()}).")
+    try:
+        more = {"lines": True} if _READERS[suffix] == "read_json" else {}
+        return getattr(pd, _READERS[suffix])(path, **more)
+    except (ValueError, OSError, pd.errors.ParserError) as e:
+        raise DataError(f"data: {file} cannot be read: {e}.") from e
+
+
+def _mapped(table: pd.DataFrame, options: FileFit) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The data under the axes' names, the candidate forms, and the axes they read."""
+    from rag_exp.laws.form import AXES
+    from rag_exp.laws.forms import form_by_name
+
+    there = [str(c) for c in table.columns]
+    problems = []
+    asked = {"y": options.y, "weights": options.weights, "cluster": options.cluster, **options.columns}
+    for key, column in asked.items():
+        if column is not None and column not in there:
+            shown = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
+            problems.append(f"{key}: the file has no column {column!r}.{did_you_mean(column, there)} It has: {shown}.")
+    given = {a: options.columns.get(a, a) for a in AXES if a in options.columns or a in there}
+    problems += [
+        f"units.{a}: no column is axis {a}; say which (such as {a}=COLUMN)." for a in options.units if a not in given
+    ]
+    forms = list(options.law) or _candidates(given)
+    if not forms:
+        problems.append(
+            f"law: no forms are known for the axes {', '.join(given) or 'of this file'}. Name the axes' columns (such "
+            "as N=params D=tokens) or the forms (law=chinchilla,kaplan)."
+        )
+    made = []
+    for name in forms:
+        try:
+            made.append(form_by_name(name))
+        except LawError as e:
+            problems.append(f"law: {e}")
+    axes = list(dict.fromkeys(v for form in made for v in form.variables))
+    problems += [
+        f"law: {', '.join(forms)} read the axis {a}; name its column ({a}=COLUMN)." for a in axes if a not in given
+    ]
+    if problems:
+        raise ConfigError(problems)
+    data = {a: (table[given[a]].astype(float) * options.units.get(a, 1.0)).tolist() for a in axes}
+    return {**data, "loss": table[options.y].astype(float).tolist()}, forms, axes
+
+
+def _candidates(given: Mapping[str, str]) -> list[str]:
+    """The forms that are tried where none is named, by the axes at hand."""
+    defaults = LawOptions()
+    if {"N", "D"} <= given.keys():
+        return ["chinchilla", "chinchilla_tied", "kaplan", "skaling"]
+    if {"N", "M"} <= given.keys():
+        return list(defaults.joint)
+    one = {"N": list(defaults.over_N), "M": list(defaults.over_M), "D": ["power(D)", "saturating(D)"]}
+    return next((forms for axis, forms in one.items() if axis in given), [])

@@ -1,0 +1,109 @@
+"""`rag-exp fit data=FILE`: anybody's table, its law, its card and figures."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rag_exp import cli
+from rag_exp.analysis.file_fits import FileFit, read_table
+from rag_exp.analysis.law_figures import figures_of_law
+from rag_exp.analysis.study_fits import StudyFits
+from rag_exp.core.errors import ConfigError, DataError
+
+
+def table(**changes):
+    """Runs on Chinchilla's law, parameters in millions."""
+    rng = np.random.default_rng(0)
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(50, 5_000, 6), np.geomspace(1e9, 1e12, 6)))
+    loss = 1.7 + 400 / (n * 1e6) ** 0.34 + 410 / d**0.28
+    return pd.DataFrame(
+        {"params": n, "tokens": d, "final": loss * np.exp(0.002 * rng.standard_normal(len(n)))} | changes
+    )
+
+
+@pytest.fixture
+def csv(place):
+    table().to_csv("runs.csv", index=False)
+    return place
+
+
+WORDS = ["data=runs.csv", "N=params", "units.N=1e6", "D=tokens", "y=final"]
+
+
+def test_a_table_becomes_a_law_with_card_and_figures(csv, capsys):
+    assert cli.main(["fit", *WORDS, "law=chinchilla,chinchilla_tied", "bootstrap=100"]) == 0
+    said = capsys.readouterr().out
+    assert "held-out error" in said
+    assert "Across 4 losses" in said
+    (found,) = StudyFits.load(csv / "fits" / "runs").fits
+    assert found.law.params["E"] == pytest.approx(1.7, abs=0.1)
+    low, high = found.law.intervals["alpha" if "alpha" in found.law.intervals else "beta"]
+    assert low < high
+    figures = {f.stem for f in (csv / "fits" / "runs" / "figures").glob("*.png")}
+    assert figures == {"fit", "residuals", "holdouts", "profiles", "contours"}
+
+
+def test_figures_come_from_the_card_alone(csv):
+    assert cli.main(["fit", *WORDS, "law=chinchilla", "bootstrap=50"]) == 0
+    (card,) = (csv / "fits" / "runs" / "fits").glob("final*.json")
+    text = json.dumps(json.loads(card.read_text()))
+    (csv / "runs.csv").unlink()
+    assert json.loads(card.read_text()) == json.loads(text)
+    (found,) = StudyFits.load(csv / "fits" / "runs").fits
+    assert [f.name for f in figures_of_law(found)] == ["fit", "residuals", "holdouts", "profiles", "contours"]
+
+
+def test_units_change_no_prediction(csv):
+    assert cli.main(["fit", *WORDS, "law=chinchilla", "bootstrap=0", "out=a"]) == 0
+    assert cli.main(["fit", *[w for w in WORDS if "units" not in w], "law=chinchilla", "bootstrap=0", "out=b"]) == 0
+    whole, millions = (StudyFits.load(csv / f).fits[0].law for f in "ab")
+    one, other = whole.predict({"N": [3e8], "D": [1e11]}), millions.predict({"N": [300], "D": [1e11]})
+    assert one == pytest.approx(other, rel=1e-9)
+
+
+def test_a_table_in_one_axis(place):
+    pd.DataFrame({"M": np.geomspace(1e3, 1e6, 8), "loss": 2 + 30 * np.geomspace(1e3, 1e6, 8) ** -0.3}).to_parquet(
+        "m.parquet"
+    )
+    assert cli.main(["fit", "data=m.parquet", "bootstrap=0", "law=saturating(M)", "out=m"]) == 0
+    assert StudyFits.load(place / "m").fits[0].law.params["E"] == pytest.approx(2.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["N=parms"], "no column 'parms'. Did you mean 'params'"),
+        (["y=loss"], "no column 'loss'"),
+        (["law=chinchila"], "Did you mean"),
+        (["bootstraps=3"], "Did you mean 'bootstrap'"),
+        (["units.K=3"], "units.K: no column is axis K"),
+        (["law=joint"], "read the axis M; name its column"),
+        (["delta=-1"], "delta"),
+        (["holdout"], "key=value"),
+    ],
+)
+def test_a_mistake_is_answered_before_any_fit(csv, capsys, words, message):
+    given = [w for w in WORDS if w.split("=")[0] not in {x.split("=")[0] for x in words}]
+    assert cli.main(["fit", *given, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (csv / "fits").exists()
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match="no file"):
+        read_table(str(tmp_path / "x.csv"))
+    with pytest.raises(DataError, match=r"\.csv, \.parquet"):
+        read_table("x.xlsx")
+    (tmp_path / "x.parquet").write_text("no parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_table(str(tmp_path / "x.parquet"))
+
+
+def test_words_are_read_as_they_stand():
+    made = FileFit.of_words(["data=x.csv", "law=[chinchilla,kaplan]", "N=p", "units.N=1e6", "loss=ls_log"])
+    assert made.law == ("chinchilla", "kaplan")
+    assert (made.columns, made.units, made.loss) == ({"N": "p"}, {"N": 1e6}, "ls_log")
+    with pytest.raises(ConfigError, match="data"):
+        FileFit.of_words(["N=p"])
