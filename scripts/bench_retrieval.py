@@ -195,7 +195,7 @@ def in_shards(options: IndexOptions, passages: np.ndarray, shards: int, folder: 
         return [ShardPlace(share, options, embeddings=(embeddings,)) for share in shares]
     if not trained.exists():
         options.train([passages], 0).save(trained)
-    places = [ShardPlace(share, options, folder / f"{share.number}_of_{shards}") for share in shares]
+    places = [ShardPlace(s, options, folder / f"{s.number}_of_{shards}", trained=trained) for s in shares]
     for place in places:
         ShardJob(place.share, options, trained, (embeddings,), place.folder, 0).build()
     return places

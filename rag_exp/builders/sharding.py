@@ -81,13 +81,24 @@ def _open_shards(
 
     shares = [Share(number, shards, size) for number in range(shards)]
     if setting.index.stores_vectors:
-        made = shards_of(config, vectors, shards, build) if shards > 1 else [build.parent("index")]
-        places = [ShardPlace(s, setting.index, folder) for s, folder in zip(shares, _folders(made), strict=True)]
+        made, trained = [build.parent("index")], None
+        if shards > 1:
+            made = shards_of(config, vectors, shards, build)
+            trained = quantizer_folder(vectors, build)
+        folders = _folders(made)
+        places = [ShardPlace(s, setting.index, f, trained=trained) for s, f in zip(shares, folders, strict=True)]
     else:
         _, embeddings = vector_blocks(config, build, vectors.passages, size)
         places = [ShardPlace(share, setting.index, embeddings=_folders(embeddings)) for share in shares]
     on_ray = config.retrieval.on_ray
     return LocalShards(places) if on_ray is None else RayShards(places, on_ray)
+
+
+def quantizer_folder(vectors: VectorSteps, build: Build) -> Path | None:
+    """Where that lies which all shards were filled from; None where each learnt for itself."""
+    assert vectors.index_shards is not None
+    step = vectors.index_shards(0, 1).parents.get("quantizer")
+    return None if step is None else build.ensure(step).path.resolve()
 
 
 def _folders(made: list[Any]) -> tuple[Path, ...]:

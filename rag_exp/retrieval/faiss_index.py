@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 _TIE_PLACES = 1 << 22  # places of results held at once while ties at rank k are settled
 ADD_ROWS = 65_536  # vectors are added in blocks of this size, so that a build never depends on how they were stored
+
+
+class Assigned(NamedTuple):
+    """The P inverted lists that each of Q queries looks into, best first, and the scores of their centroids."""
+
+    lists_QP: np.ndarray
+    scores_QP: np.ndarray
 
 
 class FaissIndex(BuiltIndex):
@@ -75,7 +82,8 @@ class FaissIndex(BuiltIndex):
     def _costs(self) -> dict[str, Any]:
         """``bytes`` and ``build_flops`` (with a reason where they are unknown) of what was added until now."""
 
-    def search(self, queries: np.ndarray, k: int) -> SearchResult:
+    def search(self, queries: np.ndarray, k: int, assigned: Assigned | None = None) -> SearchResult:
+        """As of every index; ``assigned``: the lists that each query looks into, where they are known."""
         queries = as_vectors(queries, what="query")
         if self.native is None or self._comparisons is None or not len(queries):
             self.distances = 0
@@ -83,16 +91,21 @@ class FaissIndex(BuiltIndex):
         check_width(queries, self.dims)
         self._comparisons.reset()
         # One place more than asked shows whether a tie straddles rank k.
-        scores, ids = self.native.search(queries, k + self.settles_ties)
+        scores, ids = self._find(queries, k + self.settles_ties, assigned)
         self.distances = self._comparisons.of(len(queries))
         if self.settles_ties:
-            ids, scores = self._settled(queries, ids, scores, k)
+            ids, scores = self._settled(queries, ids, scores, k, assigned)
         if self.lengths is not None:
             scores = inner_products(queries, ids, scores, self.lengths.squares_N)
         return SearchResult.of(ids, scores, k, distinct=True)
 
+    def _find(self, queries: np.ndarray, k: int, assigned: Assigned | None) -> tuple[np.ndarray, np.ndarray]:
+        if assigned is None:
+            return self.native.search(queries, k)
+        return self.native.search_preassigned(queries, k, assigned.lists_QP, assigned.scores_QP)
+
     def _settled(
-        self, queries: np.ndarray, ids: np.ndarray, scores: np.ndarray, k: int
+        self, queries: np.ndarray, ids: np.ndarray, scores: np.ndarray, k: int, assigned: Assigned | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """What was found, of those tied at rank k the lowest ids: tied queries are searched until all ties are seen."""
         import numpy as np
@@ -108,7 +121,8 @@ class FaissIndex(BuiltIndex):
             step = max(1, _TIE_PLACES // wide)
             left = []
             for rows in np.split(tied, range(step, len(tied), step)):
-                more_scores, more_ids = self.native.search(queries[rows], wide)
+                lists = None if assigned is None else Assigned(*(array[rows] for array in assigned))
+                more_scores, more_ids = self._find(queries[rows], wide, lists)
                 seen = (more_scores[:, -1] < more_scores[:, k - 1]) | (more_ids[:, -1] < 0) | (wide == self.size)
                 best = SearchResult.of(more_ids[seen], more_scores[seen], k)
                 ids[rows[seen]], scores[rows[seen]] = best.ids_QK, best.scores_QK

@@ -31,12 +31,14 @@ class IndexOptions(Options):
             "both" (:class:`rag_exp.retrieval.hybrid.Both`).
         no_exact: why there is no exact search that this index approximates; None where there is.
         seeded: whether the seed given to :meth:`create` can change what is built.
+        assigns: of an index that splits exactly, whether queries are assigned to its lists once for all shards.
         stores_vectors: False for an index that searches the embeddings where they lie: there is nothing to save.
     """
 
     needs: ClassVar[Literal["vectors", "texts", "both"]] = "vectors"
     no_exact: ClassVar[str | None] = None
     seeded: ClassVar[bool] = True
+    assigns: ClassVar[bool] = False
     stores_vectors: ClassVar[bool] = True
 
     def problems(self, size: int) -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from rag_exp.core.options import NEUTRAL, SEARCH
-from rag_exp.retrieval.faiss_index import FaissIndex, faiss_seed, read_faiss, sample_vectors, shape_of
-from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
+from rag_exp.retrieval.exact import as_vectors
+from rag_exp.retrieval.faiss_index import Assigned, FaissIndex, faiss_seed, read_faiss, sample_vectors, shape_of
+from rag_exp.retrieval.index import INDEXES, VectorIndexOptions, check_width
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,8 @@ def auto_nlist(size: int) -> int:
 @INDEXES.register
 class IVF(VectorIndexOptions):
     """Inverted file over full float32 vectors (Jegou et al. 2011, without compression)."""
+
+    assigns: ClassVar[bool] = True
 
     kind: Literal["ivf"] = "ivf"
     nlist: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
@@ -105,6 +108,13 @@ class IVFIndex(FaissIndex):
         super().__init__(native, facts, options.lists == "disk")
         if native is not None:
             self.turn(options.nprobe)
+
+    def assign(self, queries: np.ndarray) -> Assigned:
+        """The lists that each query looks into, which are those of every index filled from the same centroids."""
+        queries = as_vectors(queries, what="query")
+        check_width(queries, self.dims)
+        scores, lists = self.native.quantizer.search(queries, self.native.nprobe)
+        return Assigned(lists, scores)
 
     def turn(self, value: int) -> None:
         self.native.nprobe = min(value, self._facts["nlist"])

@@ -22,10 +22,10 @@ from pydantic import Field
 
 from rag_exp.core.errors import DataError, RagExpError
 from rag_exp.core.options import Options
-from rag_exp.retrieval.sharded import Answer, Facts, Shard, ShardedIndex, ShardPlace
+from rag_exp.retrieval.sharded import Answer, Facts, Question, Shard, ShardedIndex, ShardPlace
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ class RayShards(ShardedIndex):
         self._actors = [self._start(place) for place in places]
         super().__init__(places, self._call("facts"))
 
-    def ask(self, queries: np.ndarray, k: int, dial: int | None) -> list[Answer]:
-        return self._call("search", self._ray.put(queries), k, dial)
+    def ask(self, question: Question) -> list[Answer]:
+        return self._call("search", self._ray.put(question))
 
     def work(self) -> list[float]:
         """Seconds of CPU time of each shard's process until now."""
@@ -160,8 +160,8 @@ class ShardActor:
     def facts(self) -> Facts:
         return self._shard.facts()
 
-    def search(self, queries: np.ndarray, k: int, dial: int | None) -> Answer:
-        return self._shard.search(queries, k, dial)
+    def search(self, question: Question) -> Answer:
+        return self._shard.search(question)
 
     def work(self) -> float:
         return time.process_time()

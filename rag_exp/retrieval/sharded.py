@@ -66,12 +66,14 @@ class ShardPlace:
         options: of the index.
         folder: what :meth:`BuiltIndex.save` wrote; None for an index that reads the embeddings where they lie.
         embeddings: the folders of the corpus's embeddings, in order, for such an index.
+        trained: what all shards were filled from, saved, where there is such a thing.
     """
 
     share: Share
     options: IndexOptions
     folder: Path | None = None
     embeddings: tuple[Path, ...] = ()
+    trained: Path | None = None
 
     def open(self) -> Shard:
         """The shard, ready to be searched.
@@ -130,6 +132,22 @@ class ShardJob:
         return index.stats()
 
 
+class Question(NamedTuple):
+    """What every shard is asked, at once for many queries.
+
+    Attributes:
+        queries: vectors [Q, D].
+        k: passages wanted.
+        dial: what the index is turned to before; None: it stays as it is. A shard may be new, so it is told each time.
+        assigned: the lists that the queries look into, where they are the same in every shard.
+    """
+
+    queries: np.ndarray
+    k: int
+    dial: int | None = None
+    assigned: Any = None
+
+
 class Answer(NamedTuple):
     """What a shard found, by the corpus's ids, and the vectors it compared (None where it does not tell)."""
 
@@ -153,16 +171,16 @@ class Shard:
     def __init__(self, share: Share, index: BuiltIndex):
         self._share, self._index = share, index
 
-    def search(self, queries: np.ndarray, k: int, dial: int | None = None) -> Answer:
-        """The best ``k`` of the shard's passages for each query; ``dial``: what the index is turned to before."""
+    def search(self, asked: Question) -> Answer:
+        """The best of the shard's passages for each query."""
         import numpy as np
 
-        if dial is not None and self._index.size:
-            self._index.turn(dial)
-
-        found = self._index.search(queries, k)
+        if asked.dial is not None and self._index.size:
+            self._index.turn(asked.dial)
+        known = {} if asked.assigned is None else {"assigned": asked.assigned}
+        found = self._index.search(asked.queries, asked.k, **known)
         ids_QK = np.where(found.mask_QK, found.ids_QK + self._share.first, found.ids_QK)
-        return Answer(SearchResult.of(ids_QK, found.scores_QK, k), self._index.distances)
+        return Answer(SearchResult.of(ids_QK, found.scores_QK, asked.k), self._index.distances)
 
     def facts(self) -> Facts:
         index = self._index
@@ -185,23 +203,30 @@ class ShardedIndex(BuiltIndex):
         self.compares_codes = any(f.compares_codes for f in facts)
         self._stats = sharded_stats([f.stats for f in facts])
         self._dial: int | None = None
+        options, trained = places[0].options, places[0].trained
+        self._lists: Any = options.load(trained) if options.assigns and trained is not None and self.size else None
 
     @abstractmethod
-    def ask(self, queries: np.ndarray, k: int, dial: int | None) -> Sequence[Answer]:
-        """The answer of every shard, in their order. A shard may be new, so it is told each time what it is turned to.
+    def ask(self, question: Question) -> Sequence[Answer]:
+        """The answer of every shard, in their order.
 
         Raises:
             DataError: a shard does not answer; it is named.
         """
 
     def search(self, queries: np.ndarray, k: int) -> SearchResult:
-        answers = self.ask(queries, k, self._dial)
+        assigned = None if self._lists is None or not len(queries) else self._lists.assign(queries)
+        answers = self.ask(Question(queries, k, self._dial, assigned))
         counts = [a.distances for a in answers]
         self.distances = None if None in counts else sum(c for c in counts if c is not None)
+        if self.distances is not None and assigned is not None:  # the centroids were looked through once
+            self.distances -= (len(answers) - 1) * len(queries) * self._stats["nlist"]
         return merge([a.result for a in answers], k)
 
     def turn(self, value: int) -> None:
         self._dial = value
+        if self._lists is not None:
+            self._lists.turn(value)
 
     def save(self, folder: Path) -> None:
         raise NotImplementedError("every shard was saved when it was built (ShardJob.build); there is nothing more")
@@ -221,8 +246,8 @@ class LocalShards(ShardedIndex):
         self._shards = [place.open() for place in places]
         super().__init__(places, [shard.facts() for shard in self._shards])
 
-    def ask(self, queries: np.ndarray, k: int, dial: int | None) -> list[Answer]:
-        return [shard.search(queries, k, dial) for shard in self._shards]
+    def ask(self, question: Question) -> list[Answer]:
+        return [shard.search(question) for shard in self._shards]
 
 
 def sharded_stats(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:

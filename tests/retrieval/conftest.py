@@ -89,7 +89,7 @@ class ShardFiles:
         if options.splits_exactly:
             trained = self.folder / "quantizer"
             options.train([vectors], self.SEED).save(trained)
-        places = [ShardPlace(share, options, self.folder / f"shard_{share.number}") for share in shares]
+        places = [ShardPlace(s, options, self.folder / f"shard_{s.number}", trained=trained) for s in shares]
         for place in places:
             assert place.folder is not None
             ShardJob(place.share, options, trained, embeddings, place.folder, self.SEED).build()

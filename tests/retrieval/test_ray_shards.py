@@ -39,12 +39,12 @@ class Watched(Shard):
 
     note: Path
 
-    def search(self, queries, k, dial=None):
+    def search(self, asked):
         first = not self.note.exists()
         self.note.write_text(str(os.getpid()))
         if first:
             time.sleep(300)
-        return super().search(queries, k, dial)
+        return super().search(asked)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from rag_exp.retrieval.sharded import LocalShards, Shard, ShardPlace, Share
 class Slow(Shard):
     """A search that takes long enough to be cut off."""
 
-    def search(self, queries, k, dial=None):
+    def search(self, asked):
         time.sleep(2)
-        return super().search(queries, k, dial)
+        return super().search(asked)
 
 
 class SlowPlace(ShardPlace):
