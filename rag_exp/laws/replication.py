@@ -120,7 +120,7 @@ def _shaken(
     problem: Problem, y_Rn: np.ndarray, theta_p: np.ndarray, draws: int, seed: int, which_n: np.ndarray | None = None
 ) -> np.ndarray:
     """``y_Rn`` with the fit's residuals, each times a random factor (those of ``which_n`` alone, where given)."""
-    factors = wild_factors(problem.rows, draws, seed)
+    factors = wild_factors(problem.rows, draws, problem.free, seed)
     if which_n is not None:
         factors = factors * which_n
     residual = -problem.objective.residuals(theta_p[None])[0]

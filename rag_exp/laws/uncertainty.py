@@ -120,12 +120,22 @@ def _has_levels(rows: Rows, times_Rn: np.ndarray) -> np.ndarray:
     return enough
 
 
-def wild_factors(rows: Rows, draws: int, seed: int) -> np.ndarray:
-    """Factors [draws, n] on the residuals: mean 0, variance 1, equal within a cluster."""
+def wild_factors(rows: Rows, draws: int, parameters: int, seed: int) -> np.ndarray:
+    """Factors [draws, n] on the residuals: mean 0, equal within a cluster.
+
+    Few residuals do not tell the size of the errors well. Each replicate's factors are those of one size that the
+    errors may have had, sqrt(v / chi2_v) times the residuals', so that of least squares of a linear law with normal
+    errors the replicates are Student's t about the fit and their percentiles its intervals. v is the rows that
+    parameters leave, and of clusters at most their number less one (Cameron & Miller 2015, section VI.D).
+    """
     units_n = _units(rows)
     rng = numpy_rng(seed, "laws", "wild")
-    shape = (draws, int(units_n.max()) + 1)
-    return (rng.choice(_WEBB, size=shape) * rng.choice([-1.0, 1.0], size=shape))[:, units_n]
+    count = int(units_n.max()) + 1
+    factors = rng.choice(_WEBB, size=(draws, count)) * rng.choice([-1.0, 1.0], size=(draws, count))
+    freedom = min(int((rows.w_n > 0).sum()) - parameters, count - 1)
+    if freedom > 0:
+        factors *= np.sqrt(freedom / rng.chisquare(freedom, size=(draws, 1)))
+    return factors[:, units_n]
 
 
 def unbent(residual_n: np.ndarray, jacobian_pn: np.ndarray, rows: Rows) -> np.ndarray:
