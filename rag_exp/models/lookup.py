@@ -10,6 +10,18 @@ import torch
 from torch import Tensor, nn
 
 
+class _Last(torch.autograd.Function):
+    """A weight as it is, whose gradient goes on only after those of all that is made of the weight later."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
 class BatchLookup:
     """The rows of the input embedding that a batch needs, in place of the whole.
 
@@ -21,13 +33,20 @@ class BatchLookup:
         model: a model of transformers; its lookups are the ``nn.Embedding`` modules that hold its input embedding.
         ids: all token ids of the batch, padding included.
 
+    Where the output embedding is the same matrix, its gradient has that size as well. The two are summed in the memory
+    of one: the tables' is then sparse, and comes first.
+
     Attributes:
+        head: the weight of the output embedding, to be projected by; None where it is a matrix of its own.
         tables: what the lookups find of the distinct tokens, [U, D]: one table where they find the same, as a seq2seq
             model's two mostly do.
     """
 
     def __init__(self, model: Any, ids: Tensor):
         weight = model.get_input_embeddings().weight
+        output = model.get_output_embeddings()
+        tied = output is not None and output.weight is weight
+        self.head: Tensor | None = _Last.apply(weight) if tied else None  # before the tables, which are to come first
         distinct_U = ids.unique()
         self._place_V = torch.zeros(len(weight), dtype=torch.int64, device=ids.device)
         self._place_V[distinct_U] = torch.arange(len(distinct_U), device=ids.device)
@@ -36,7 +55,7 @@ class BatchLookup:
         paddings: list[int | None] = []
         for module in model.modules():
             if isinstance(module, nn.Embedding) and module.weight is weight:
-                found_UD = module(distinct_U)  # by the module itself, which may scale what it finds
+                found_UD = _found(module, distinct_U, sparse=tied)
                 known = zip(self.tables, paddings, strict=True)
                 same = [p == module.padding_idx and torch.equal(table_UD, found_UD) for table_UD, p in known]
                 if not any(same):
@@ -74,3 +93,13 @@ class BatchLookup:
             return nn.functional.embedding(self._place_V[args[0]], table_UD, sparse=sparse)
 
         return find
+
+
+def _found(module: nn.Embedding, ids: Tensor, sparse: bool) -> Tensor:
+    """What a lookup finds, by the module itself, which may scale it; with a sparse gradient if asked for."""
+    usual = module.sparse
+    module.sparse = sparse or usual
+    try:
+        return module(ids)
+    finally:
+        module.sparse = usual

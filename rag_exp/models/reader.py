@@ -6,6 +6,7 @@ Shapes: N reader rows, L input tokens, T target tokens, V vocabulary, D width, M
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from rag_exp.models.fusion import encode_apart
 from rag_exp.models.lookup import BatchLookup
 from rag_exp.models.packing import IGNORE, ReaderBatch
 from rag_exp.models.projection import log_probabilities, target_logprobs
+from rag_exp.models.recomputing import Recomputing
 from rag_exp.models.rereading import read_twice
 
 WEIGHTS = "model.safetensors"
@@ -98,10 +100,12 @@ class Generator(nn.Module):
         most = self.memory.microbatch_tokens
         buckets = length_buckets(batch.lengths_N, batch.input_ids_NL.device.type, most)
         groups = [batch.select(rows) for rows in buckets]
+        head_VD = None
         if len(groups) == 1 or not torch.is_grad_enabled():
             states = torch.cat([self._target_states(group) for group in groups])
         else:
             lookup = BatchLookup(self.model, self._all_ids(batch))
+            head_VD = lookup.head
             if most is None:
                 with lookup.active():
                     states = torch.cat([self._target_states(group) for group in groups])
@@ -110,7 +114,7 @@ class Generator(nn.Module):
                 states = read_twice(read, groups, lookup.tables, self.model.parameters())
         order = torch.from_numpy(np.concatenate(buckets)).to(batch.targets_NT.device)
         targets_NT = batch.targets_NT[order]
-        logp_NT = self.target_logp(states, targets_NT)
+        logp_NT = self.target_logp(states, targets_NT, head_VD)
         return torch.empty_like(logp_NT).index_copy(0, order, logp_NT)
 
     def padded_token_logp(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
@@ -125,8 +129,11 @@ class Generator(nn.Module):
 
     def _target_states(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
         """What the logits are made of (see :meth:`states`) at the M target positions of a batch, in row order."""
-        index_M, inputs = self._reading(batch, encoded)
-        return self.states(index_M, **inputs)[0]
+        # Layers that are computed again whole keep nothing, and give what they keep to one taker.
+        cheaper = torch.is_grad_enabled() and not self.memory.gradient_checkpointing
+        with Recomputing(self.model) if cheaper else nullcontext():
+            index_M, inputs = self._reading(batch, encoded)
+            return self.states(index_M, **inputs)[0]
 
     def _reading(self, batch: ReaderBatch, encoded: Any) -> tuple[Tensor, dict[str, Any]]:
         """The target positions of a batch and the model's inputs that read it."""
@@ -182,11 +189,16 @@ class Generator(nn.Module):
             handle.remove()
         return (caught[0] if affine else out.logits[0]), out
 
-    def target_logp(self, states_MX: Tensor, targets_NT: Tensor) -> Tensor:
-        """log-probabilities of the targets, [N, T], from the states (:meth:`states`) at the M target positions."""
+    def target_logp(self, states_MX: Tensor, targets_NT: Tensor, head_VD: Tensor | None = None) -> Tensor:
+        """log-probabilities of the targets, [N, T], from the states (:meth:`states`) at the M target positions.
+
+        Args:
+            head_VD: the weight to project by, where it is known by another node of the graph than the model's own.
+        """
         wanted_NT = targets_NT != IGNORE
         if self._head_is_affine:
             weight_VD, bias_V = self._head()
+            weight_VD = weight_VD if head_VD is None else head_VD
             row = 4 * len(weight_VD)
             logp_M = target_logprobs(
                 states_MX[None],
