@@ -84,7 +84,7 @@ def _open_shards(
         made, trained = [build.parent("index")], None
         if shards > 1:
             made = shards_of(config, vectors, shards, build)
-            trained = quantizer_folder(vectors, build)
+            trained = _quantizer_folder(vectors, build)
         folders = _folders(made)
         places = [ShardPlace(s, setting.index, f, trained=trained) for s, f in zip(shares, folders, strict=True)]
     else:
@@ -94,7 +94,7 @@ def _open_shards(
     return LocalShards(places) if on_ray is None else RayShards(places, on_ray)
 
 
-def quantizer_folder(vectors: VectorSteps, build: Build) -> Path | None:
+def _quantizer_folder(vectors: VectorSteps, build: Build) -> Path | None:
     """Where that lies which all shards were filled from; None where each learnt for itself."""
     assert vectors.index_shards is not None
     step = vectors.index_shards(0, 1).parents.get("quantizer")
