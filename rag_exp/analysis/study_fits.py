@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.factor_rows import Answers
 
 FOLDER = "fits"
-FITS_VERSION = 4  # of what a fit card holds; cards of another version are made anew
+FITS_VERSION = 5  # of what a fit card holds; cards of another version are made anew
 FACTORISED = "factorised"
 MIN_LEVELS = 3
 MIN_CLUSTERS = 4
