@@ -357,7 +357,7 @@ class _Fitter:
             )
         if wanted == "cluster" and not clusters:
             return {"bootstrap_kind": "case"}
-        # Hierarchical intervals of few runs are wider than they say; the runs' residuals come closer to their level.
+        # The runs' residuals need no second seed, and hold how far the form is off beside what seeds change.
         return {"bootstrap_kind": "wild" if wanted == "auto" else wanted}
 
 
