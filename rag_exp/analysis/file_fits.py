@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from rag_exp.analysis.study_fits import StudyFit, StudyFits, summary
+from rag_exp.analysis.study_fits import StudyFit, StudyFits, details, summary
 from rag_exp.core.errors import ConfigError, DataError, LawError, did_you_mean
 from rag_exp.core.fingerprint import digest
 from rag_exp.core.options import Options
@@ -46,7 +46,16 @@ class FileFit(Options):
         None, description="cluster where one is named, else case"
     )
     level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
+    acceptable: float = Field(
+        LawOptions().acceptable,
+        ge=1,
+        description="predictions span the forms within this factor of the best held-out error",
+    )
+    coverage: int = Field(0, ge=0, le=10_000, description="tables simulated to see how often intervals hold the truth")
     missing: Literal["error", "leave_out"] = Field("error", description="what a row with a null is")
+    unconverged: Literal["error", "leave_out"] = Field(
+        "error", description="replicates that do not meet their gradient"
+    )
     seed: int = 0
     out: str | None = Field(None, description="folder of cards and figures; none: fits/<name of the file>")
 
@@ -98,7 +107,7 @@ def fit_file(options: FileFit) -> Iterator[str]:
     """
     from rag_exp.analysis.figures import save_figures
     from rag_exp.analysis.law_figures import figures_of_law
-    from rag_exp.laws.choice import choose, compare
+    from rag_exp.laws.choice import acceptable, compare
     from rag_exp.laws.fitting import fit
     from rag_exp.laws.sensitivity import across_losses
 
@@ -115,24 +124,24 @@ def fit_file(options: FileFit) -> Iterator[str]:
     for row in compared.to_dict("records"):
         error = "no held-out error" if row["heldout"] is None else f"held-out error {row['heldout']:.2%}"
         yield f"  {row['form']}: {row['equation']}: {error}{'; ' + row['reason'] if row.get('reason') else ''}"
-    chosen = choose(compared) if len(forms) > 1 else forms[0]
-    resample = options.resample or ("cluster" if options.cluster else "case")
-    law = fit(
-        chosen,
-        data,
-        weights=weights,
-        cluster=None if options.cluster is None else table[options.cluster].tolist(),
-        bootstrap=options.bootstrap,
-        bootstrap_kind=resample,
-        level=options.level,
-        seed=options.seed,
-        **shared,
-    )
+    shared |= {
+        "weights": weights,
+        "cluster": None if options.cluster is None else table[options.cluster].tolist(),
+        "bootstrap": options.bootstrap,
+        "bootstrap_kind": options.resample or ("cluster" if options.cluster else "case"),
+        "level": options.level,
+        "seed": options.seed,
+        "unconverged": options.unconverged,
+    }
+    chosen, *others = acceptable(compared, options.acceptable)
+    law = fit(chosen, data, coverage=options.coverage, **shared)
+    law.alternatives = [fit(form, data, **shared) for form in others]
     law.across_losses = across_losses(law)
     law.definitions["loss"] = options.y
     found = StudyFit(f"{options.y}_in_{'_and_'.join(axes)}", tuple(axes), {}, law)
     found.comparison, found.nearest = compared.to_dict("records"), compared.attrs["nearest"]
     yield summary(found)
+    yield from details(found, options.y)
     yield from (f"note: {w}" for w in law.warnings)
     out = Path(options.out or Path("fits") / Path(options.data).name.split(".")[0])
     basis = digest({"options": options.identity(), "rows": law.rows})
