@@ -27,6 +27,7 @@ from rag_exp.models.recomputing import Recomputing
 from rag_exp.models.rereading import read_twice
 
 WEIGHTS = "model.safetensors"
+RECOMPUTED_FROM = 3 * 10**6  # bytes of one activation of a batch; of less, noting how to compute it again costs more
 PROJECTION_CHUNK = 32 * 10**6  # bytes of logits that are computed at once
 
 
@@ -100,18 +101,23 @@ class Generator(nn.Module):
         most = self.memory.microbatch_tokens
         buckets = length_buckets(batch.lengths_N, batch.input_ids_NL.device.type, most)
         groups = [batch.select(rows) for rows in buckets]
+        recomputing = Recomputing(self.model) if self._recomputes(batch) else nullcontext()
+
+        def read(group: ReaderBatch) -> Tensor:
+            with recomputing:
+                return self._target_states(group)
+
         head_VD = None
         if len(groups) == 1 or not torch.is_grad_enabled():
-            states = torch.cat([self._target_states(group) for group in groups])
+            states = torch.cat([read(group) for group in groups])
         else:
             lookup = BatchLookup(self.model, self._all_ids(batch))
             head_VD = lookup.head
             if most is None:
                 with lookup.active():
-                    states = torch.cat([self._target_states(group) for group in groups])
+                    states = torch.cat([read(group) for group in groups])
             else:
-                read = lookup.reading(self._target_states)
-                states = read_twice(read, groups, lookup.tables, self.model.parameters())
+                states = read_twice(lookup.reading(read), groups, lookup.tables, self.model.parameters())
         order = torch.from_numpy(np.concatenate(buckets)).to(batch.targets_NT.device)
         targets_NT = batch.targets_NT[order]
         logp_NT = self.target_logp(states, targets_NT, head_VD)
@@ -127,13 +133,17 @@ class Generator(nn.Module):
         assert batch.targets_NT is not None, "this batch has no answers to score"
         return self.target_logp(self._target_states(batch, encoded), batch.targets_NT)
 
+    def _recomputes(self, batch: ReaderBatch) -> bool:
+        """Whether reading keeps less for backward than torch would; layers that are read again whole keep nothing."""
+        if not torch.is_grad_enabled() or self.memory.gradient_checkpointing:
+            return False
+        width = self.model.get_input_embeddings().weight.shape[1]
+        return self.memory.microbatch_tokens is not None or 4 * width * batch.lengths_N.sum() >= RECOMPUTED_FROM
+
     def _target_states(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
         """What the logits are made of (see :meth:`states`) at the M target positions of a batch, in row order."""
-        # Layers that are computed again whole keep nothing, and give what they keep to one taker.
-        cheaper = torch.is_grad_enabled() and not self.memory.gradient_checkpointing
-        with Recomputing(self.model) if cheaper else nullcontext():
-            index_M, inputs = self._reading(batch, encoded)
-            return self.states(index_M, **inputs)[0]
+        index_M, inputs = self._reading(batch, encoded)
+        return self.states(index_M, **inputs)[0]
 
     def _reading(self, batch: ReaderBatch, encoded: Any) -> tuple[Tensor, dict[str, Any]]:
         """The target positions of a batch and the model's inputs that read it."""

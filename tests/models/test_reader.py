@@ -209,3 +209,18 @@ def test_logits_that_are_more_than_a_projection_are_taken_whole(vocabulary):
     with torch.no_grad():
         torch.testing.assert_close(capped.token_logp(batch), naive(capped, batch), rtol=1e-5, atol=1e-5)
         assert not torch.allclose(capped.token_logp(batch), generator.token_logp(batch), atol=1e-2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_large_batches_keep_less_and_change_no_bit(family, dropout, vocabulary, monkeypatch):
+    generator, packer = make(family, vocabulary, dropout=dropout)
+    batch = packed(packer)
+    kept = step(generator, batch, Memory())
+    assert not generator._recomputes(batch)
+    monkeypatch.setattr(reader_module, "RECOMPUTED_FROM", 0)
+    assert generator._recomputes(batch)
+    found = step(generator, batch, Memory())
+    assert all(torch.equal(found[name], value) for name, value in kept.items())
+    generator.keep(Memory(gradient_checkpointing=True))
+    assert not generator._recomputes(batch)
