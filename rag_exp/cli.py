@@ -15,6 +15,7 @@ The lab for scaling studies of retrieval-augmented language models.
   run -m study=NAME          a whole study; issued again, it goes on where it stopped
   run -m a=1,2 b=3,4         a sweep (any Hydra sweep and launcher)
   run --dry [overrides]      what would happen: non-default values, sizes, FLOPs, store hits
+  plan [overrides]           bytes, FLOPs, time and shards of a run or a study, before it is run
   bench [-m] [overrides]     measure a search alone: run with task=retrieval
   status study=NAME          done / running / failed / missing
   fit study=NAME             fit the study's laws
@@ -56,7 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"rag-exp: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{USAGE}", file=sys.stderr)
         return 2
-    in_words = ("run", "bench", "status", "fit", "frontier", "suggest", "report")  # the others' help is argparse's
+    in_words = (
+        "run",
+        "plan",
+        "bench",
+        "status",
+        "fit",
+        "frontier",
+        "suggest",
+        "report",
+    )  # the others' help is argparse's
     if verb in in_words and {"-h", "--help"} & set(arguments):
         import inspect
 
@@ -114,6 +124,27 @@ def run(argv: list[str]) -> int:
     records = studies.run_study(plan, job, user, command)
     announce(plan, records)
     return 0 if all(r is not None and r.status == "finished" for r in records) else 1
+
+
+def plan(argv: list[str]) -> int:
+    """usage: rag-exp plan [study=NAME] [plan.KEY=VALUE] [overrides]
+
+    Bytes on disk and in memory, FLOPs and expected time of every stage that is not in the store, each with its formula.
+    Rates are measured here in ten seconds, or stated: plan.flops_per_second=1e14 plan.bytes_per_second=1e9
+    plan.tokens_per_second=1e5. plan.memory=64e9 says how many shards an index needs on machines of so many bytes.
+    Also: plan.tokens_per_passage, bytes_per_token, passages, questions, encoder_parameters, utilization, seconds.
+    """
+    own = [a for a in argv if a.startswith("plan.")]
+    config_dir, rest = _option([a for a in argv if a not in own], "--config-dir", "-cd")
+    from rag_exp import config as configs
+    from rag_exp import study as studies
+    from rag_exp.plan import describe, plan_options
+
+    plan_options(own, {})  # what is wrong with it is said before a study is expanded
+    expanded = studies.expand(rest, configs.user_configs(config_dir))
+    for line in describe(expanded, plan_options(own, expanded.costs)):
+        print(line)
+    return 0
 
 
 def bench(argv: list[str]) -> int:
@@ -301,6 +332,7 @@ def store(argv: list[str]) -> int:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
+    "plan": plan,
     "bench": bench,
     "status": status,
     "fit": fit,

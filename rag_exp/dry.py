@@ -172,7 +172,17 @@ def reading_bound(config: configs.RunConfig, questions: int, k: int) -> TokenCou
 
 def _bound(config: configs.RunConfig, rows: int, answers: int) -> TokenCounts:
     """The most that a forward pass over so many prompts, with so many answers after them, can count."""
-    context, answer = config.generator.context_length(), config.prompt.max_answer_tokens
+    return _counts(config, rows, answers, config.generator.context_length(), config.prompt.max_answer_tokens)
+
+
+def reading_counts(config: configs.RunConfig, questions: int, k: int, prompt: int, answer: int) -> TokenCounts:
+    """What a forward pass counts over prompts of ``prompt`` tokens, as far as they fit, and answers of ``answer``."""
+    context, answer = config.generator.context_length(), min(answer, config.prompt.max_answer_tokens)
+    length = prompt if config.generator.is_seq2seq() else prompt + answer  # an answer is part of a decoder's context
+    return _counts(config, *_rows(config, questions, k), min(length, context), answer)
+
+
+def _counts(config: configs.RunConfig, rows: int, answers: int, context: int, answer: int) -> TokenCounts:
     decoder = answer if config.generator.is_seq2seq() else 0  # else the answer is part of the context
     return TokenCounts(
         rows=rows,

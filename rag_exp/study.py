@@ -11,6 +11,7 @@ A study is a preset (``configs/study/NAME.yaml``)::
         evaluation.corpus_size: [1000, 10000, null]
       - retrieval: closed_book
         generator.size: [s0, s1, s2]
+    plan: {memory: 64e9}           # what rag-exp plan reckons with, unless told otherwise
 
 Overrides on the command line apply to every run; one that names an axis takes that axis' place.
 Running, ``status``, ``fit`` and ``report`` expand a study in the same way. Two points with one run id
@@ -40,7 +41,7 @@ from rag_exp.measuring import BESIDE, SEARCHED
 from rag_exp.run import PLAN, RunFolder
 from rag_exp.steps import RunSteps, plan_run
 
-KEYS = {"name", "description", "metric", "base", "grids", "forms"}
+KEYS = {"name", "description", "metric", "base", "grids", "forms", "plan"}
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Study:
-    """An expanded and validated study (or an unnamed sweep)."""
+    """An expanded and validated study (or an unnamed sweep). ``costs``: what ``rag-exp plan`` reckons with."""
 
     name: str
     description: str
     metric: str
     forms: dict[str, Any]
     law: dict[str, Any]
+    costs: dict[str, Any]
     grids: tuple[Grid, ...]
     points: tuple[Point, ...]
     launcher: tuple[str, ...] = ()
@@ -122,6 +124,7 @@ def expand(overrides: Sequence[str], user: Path | None = None) -> Study:
         metric=spec.get("metric") or "nll",
         forms=spec.get("forms") or {},
         law=law,
+        costs=spec.get("plan") or {},
         grids=tuple(grids),
         points=tuple(unique.values()),
         launcher=launcher,

@@ -9,14 +9,17 @@ ROOT = Path(rag_exp.__file__).parent
 # A room may import those of its own level only by itself, and everything of the levels after it.
 LEVELS = [
     {"cli"},
+    {"plan"},
     {"dry", "show", "diff", "housekeeping", "preflight", "suggest"},
     {"run", "study"},
     {"measuring"},
+    {"calibration"},
     {"steps"},
     {"settings"},
     {"builders", "config"},
     {"training", "evaluation", "analysis"},
     {"models", "laws"},
+    {"planning"},
     {"retrieval"},
     {"data"},
     {"core"},

@@ -78,13 +78,13 @@ class FactoryOptions(VectorIndexOptions):
         if needed <= size:
             return []
         return [
-            f"index.string: {self._filled(size)} trains {self._centroids(size)} centroids, which need {needed} "
+            f"index.string: {self.filled(size)} trains {self._centroids(size)} centroids, which need {needed} "
             f"passages ({MIN_POINTS_PER_LIST} each), the corpus has {size}; give the lists {{nlist}}, the product "
             "quantizer fewer bits (PQ{m}x4: 624 passages), or use index=sq, which trains none."
         ]
 
     def derived(self, size: int) -> dict[str, Any]:
-        return {"string": self._filled(size)}
+        return {"string": self.filled(size)}
 
     @property
     def splits_exactly(self) -> bool:
@@ -98,7 +98,7 @@ class FactoryOptions(VectorIndexOptions):
 
     def dial_values(self, size: int, k: int) -> range:
         if self.dial == "nprobe":
-            return range(1, int(re.findall(r"IVF(\d+)", self._filled(size))[0]) + 1)
+            return range(1, int(re.findall(r"IVF(\d+)", self.filled(size))[0]) + 1)
         most = min(size, MOST_CANDIDATES)
         return range(k, max(k, most) + 1) if self.dial == "efSearch" else range(1, max(1, most // k) + 1)
 
@@ -117,7 +117,7 @@ class FactoryOptions(VectorIndexOptions):
         import faiss
 
         size, dims = shape_of(content)
-        string = self._filled(size, dims) if size else self.string
+        string = self.filled(size, dims) if size else self.string
         facts: dict[str, Any] = {"passages": 0, "dims": dims, "string": string, "reproducible": True}
         if not size:
             return FactoryIndex(None, {**facts, "train_points": 0}, self)
@@ -152,8 +152,8 @@ class FactoryOptions(VectorIndexOptions):
         """Threads that build: one for a graph, which several would link in another order each time."""
         return 1 if _GRAPH.search(self.string) else None
 
-    def _filled(self, size: int, dims: int | None = None) -> str:
-        """The string with what follows from the corpus; what follows from unknown ``dims`` as it stands."""
+    def filled(self, size: int, dims: int | None = None) -> str:
+        """The string over ``size`` passages, filled in; what follows from unknown ``dims`` as it stands."""
         string = self.string.replace("{nlist}", str(auto_nlist(size)))
         if dims is None:
             return string
@@ -162,7 +162,7 @@ class FactoryOptions(VectorIndexOptions):
 
     def _centroids(self, size: int) -> int:
         """The most centroids that one k-means of this string trains; 0 where there is none."""
-        string = self._filled(size)
+        string = self.filled(size)
         lists = [int(n) for n in re.findall(r"IVF(\d+)", string)]
         codes = [2 ** int(bits or 8) for bits in re.findall(r"PQ(?:\{m\}|\d+)(?:x(\d+))?(?![\d_])", string)]
         rotations = [256] if "OPQ" in string else []  # learnt with codes of 8 bits, whatever is stored

@@ -1,0 +1,204 @@
+"""What each stage of a run costs, by formula: bytes, FLOPs and seconds, before anything is built. Imports no torch.
+
+Letters: M passages, d dimensions, L tokens of a passage, P non-embedding parameters of the encoder, Q questions,
+C lists of an inverted file, S passages that a query is compared with. A multiply-add is two operations.
+
+    passages    disk  L bytes_per_token M
+    embeddings  disk  4 d M                           FLOPs  2 P L M   (attention left out: a few percent)
+    index       disk  M (code + id) + what is learnt  FLOPs  k-means (2 d C per point and iteration) + 2 d C M
+    exact       reads 4 d M                           FLOPs  2 d M Q
+    search      reads the index                       FLOPs  2 d Q (C + S),   S = nprobe M / C of evenly filled lists
+
+    seconds     FLOPs / flops_per_second + bytes written or read / bytes_per_second
+
+Codes of a product quantizer are compared by m additions each, after tables of 2 d 2^bits operations a query. A graph
+looks at no more than ef_search nodes, each with 2 m links.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rag_exp.retrieval.ivf import MAX_POINTS_PER_LIST
+
+BYTES_PER_NUMBER = 4  # float32
+_ID_BYTES = 8
+_LIST_ITERATIONS, _CODE_ITERATIONS = 10, 25  # of faiss's k-means
+_POINTS_PER_CENTROID = 256  # the most that faiss's k-means uses
+_LEAST_POINTS = 16_384  # that a factory index is trained on, where there are so many
+_SCALAR_BITS = {"8": 8, "4": 4, "6": 6, "fp16": 16, "bf16": 16}
+_FACTORY = re.compile(
+    r"(?P<opq>OPQ\d+(_\d+)?,)?(IVF(?P<lists>\d+),)?"
+    r"(?P<code>Flat|SQ(?P<scalar>8|4|6|fp16|bf16)|PQ(?P<m>\d+)(x(?P<bits>\d+))?(?P<fast>fs)?(np)?|(?P<rabitq>RaBitQ))"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of an index over vectors, and the operations of building and asking it.
+
+    Attributes:
+        per_vector: bytes of one passage: its code, its id, its links.
+        learnt: bytes that do not grow with the passages: centroids, codebooks, a rotation. Every shard holds them.
+        train_points: vectors that are held in memory while it learns.
+        train_flops, add_flops: of training, and of adding one vector; None where they are not known.
+        query_flops: of one query; None where they are not known.
+    """
+
+    per_vector: float
+    learnt: float
+    train_points: int
+    train_flops: float | None
+    add_flops: float | None
+    query_flops: float | None
+
+    def bytes(self, size: int) -> float:
+        return size * self.per_vector + self.learnt
+
+    def build_flops(self, size: int) -> float | None:
+        if self.train_flops is None or self.add_flops is None:
+            return None
+        return self.train_flops + self.add_flops * size
+
+    def shards(self, size: int, memory: float) -> int | None:
+        """The fewest shards that each fit into ``memory`` bytes; None where what is learnt alone does not."""
+        room = math.floor((memory - self.learnt) / self.per_vector)  # whole passages
+        return max(1, math.ceil(size / room)) if room >= 1 else None
+
+
+def layout(options: Any, size: int, dims: int) -> Layout | None:
+    """The layout of an index of the group ``index`` over ``size`` vectors of ``dims``; None where no formula is known.
+
+    A dial that is tuned (``index.mode=iso_recall``) is not known yet, and neither are the operations of a query.
+    """
+    if options.kind == "flat":
+        return Layout(BYTES_PER_NUMBER * dims, 0, 0, 0, 0, 2 * dims * size)
+    if options.kind == "hnsw":
+        found = graph_layout(options.m, options.ef_search, size, dims)
+    elif options.kind == "ivf":
+        derived = options.derived(size)
+        found = factory_layout(f"IVF{derived['nlist']},Flat", derived.get("nprobe", 1), size, dims, least_points=1)
+    elif hasattr(options, "string"):
+        probe = re.search(r"nprobe=(\d+)", options.search)
+        found = factory_layout(options.filled(size, dims), int(probe[1]) if probe else 1, size, dims)
+    else:
+        return None
+    if found is not None and options.tuned:
+        return replace(found, query_flops=None)
+    return found
+
+
+def graph_layout(m: int, ef_search: int, size: int, dims: int) -> Layout:
+    """HNSW of faiss: the vector, 2 m links at the bottom and m in each of 1/(m-1) upper layers, offset and level."""
+    links = 4 * (2 * m + m / (m - 1)) + 12
+    looked_at = min(size, 2 * m * ef_search)
+    return Layout(BYTES_PER_NUMBER * dims + links, 0, 0, 0, None, 2 * dims * looked_at)
+
+
+def factory_layout(string: str, nprobe: int, size: int, dims: int, least_points: int = _LEAST_POINTS) -> Layout | None:
+    """The layout of a factory string: OPQ, inverted lists, and flat, scalar, product or RaBitQ codes, in this order.
+
+    ``least_points``: vectors that are trained on, where the centroids do not ask for more. None for other strings.
+    """
+    found = _FACTORY.fullmatch(string)
+    if found is None:
+        return None
+    lists, m = int(found["lists"] or 0), int(found["m"] or 0)
+    centroids = 2 ** int(found["bits"] or 8) if m else 0
+    code: float = BYTES_PER_NUMBER * dims
+    learnt: float = BYTES_PER_NUMBER * dims * (lists + centroids + (dims if found["opq"] else 0))
+    if found["scalar"]:
+        code = math.ceil(_SCALAR_BITS[found["scalar"]] * dims / 8)
+        learnt += 2 * BYTES_PER_NUMBER * dims if found["scalar"].isdigit() else 0  # the range of each dimension
+    elif m:
+        code = math.ceil(m * math.log2(centroids) / 8)
+    elif found["rabitq"]:
+        code = math.ceil(dims / 8) + 2 * BYTES_PER_NUMBER  # a bit each, and two factors
+    used = min(size, max(least_points, MAX_POINTS_PER_LIST * max(lists, centroids)))
+    learns = lists or m or (found["scalar"] or "").isdigit()
+    train: float = 2 * dims * lists * _LIST_ITERATIONS * min(used, _POINTS_PER_CENTROID * lists)
+    if m:
+        points = min(used, _POINTS_PER_CENTROID * centroids)
+        train += 2 * dims * points * (centroids * _CODE_ITERATIONS + lists)  # codes are of residuals
+    scanned = min(nprobe, lists) * size / lists if lists else size
+    rotated = 2 * dims * dims if found["opq"] else 0
+    query = 2 * dims * (lists + centroids) + scanned * (m or 2 * dims) + rotated
+    return Layout(
+        per_vector=code + (_ID_BYTES if lists else 0),
+        learnt=learnt,
+        train_points=used if learns else 0,
+        train_flops=None if found["opq"] else train,  # a rotation is learnt in rounds that nobody counts
+        add_flops=2 * dims * (lists + centroids) + rotated,
+        query_flops=None if found["rabitq"] else query,
+    )
+
+
+def embedding_flops(encoder: Any, passages: int, tokens: float, parameters: float | None) -> float:
+    """Operations of embedding ``passages`` of ``tokens`` each.
+
+    Args:
+        encoder: options of the group ``encoder``.
+        parameters: non-embedding ones of a transformer that takes its place; None: the encoder itself.
+    """
+    if parameters is None and encoder.kind == "static":
+        return passages * encoder.dims * (2 * tokens + 12)
+    if parameters is None and encoder.kind == "points":
+        return passages * encoder.dims * (2 * encoder.inner_dims + 4)
+    weights = encoder.parameter_counts(None)["layers"] if parameters is None else parameters
+    return 2 * weights * tokens * passages
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does in a second.
+
+    Attributes:
+        flops: float32 operations of large matrix products.
+        bytes: bytes to or from disk.
+        tokens: tokens embedded, by encoder (its options as JSON); of one that is missing its FLOPs tell.
+    """
+
+    flops: float
+    bytes: float
+    tokens: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's costs, and how a reader finds them again.
+
+    Attributes:
+        name: the kind of step.
+        formula: its numbers as they are multiplied, or why they are not known.
+        disk: bytes that stay; None where they are not known.
+        memory: bytes that must be there at once; None where they are not known.
+        flops: operations; None where they are not known.
+        at_most: the operations are a bound.
+        moved: bytes to and from disk.
+        share: the part of the matrix products' rate that it reaches.
+        tokens, encoder: tokens that are embedded, and what with.
+        shards: parts that fit into a machine each; None: not asked, nothing to cut, or none would fit.
+    """
+
+    name: str
+    formula: str
+    disk: float | None = 0
+    memory: float | None = 0
+    flops: float | None = 0
+    at_most: bool = False
+    moved: float = 0
+    share: float = 1
+    tokens: float = 0
+    encoder: str = ""
+    shards: int | None = None
+
+    def seconds(self, rates: Rates) -> float | None:
+        """Expected wall time on one machine; None where the operations are not known."""
+        if self.encoder in rates.tokens:
+            return self.tokens / rates.tokens[self.encoder] + self.moved / rates.bytes
+        if self.flops is None:
+            return None
+        return self.flops / (rates.flops * self.share) + self.moved / rates.bytes

@@ -1,0 +1,235 @@
+"""``rag-exp plan``: small cases by hand, and what it expects of a study against what the study's records measured."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from rag_exp import cli
+from rag_exp.config import compose
+from rag_exp.core.errors import ConfigError
+from rag_exp.plan import PlanOptions, measured_rates, plan_options, stages
+from rag_exp.planning import Rates, Stage, embedding_flops, factory_layout, graph_layout, layout
+from rag_exp.study import expand
+
+RECORDS = Path(__file__).parent.parent / "results" / "quickstart" / "records"
+STATED = ["plan.flops_per_second=1e10", "plan.bytes_per_second=1e8"]
+POINTS = ["task=retrieval", "corpus=points", "questions=points", "encoder=points", "encoder.dims=8"]
+
+
+def index_of(*overrides):
+    return compose(overrides).run.index
+
+
+def planned(*overrides, **options):
+    return stages(expand(overrides), PlanOptions(**options))
+
+
+def named(found, name):
+    return [stage for stage in found if stage.name == name]
+
+
+def test_a_flat_index_by_hand():
+    flat = layout(index_of("index=flat"), 1_000, 8)
+    assert (flat.per_vector, flat.learnt, flat.bytes(1_000)) == (32, 0, 32_000)
+    assert flat.build_flops(1_000) == 0
+    assert flat.query_flops == 2 * 8 * 1_000
+
+
+def test_inverted_lists_by_hand():
+    ivf = layout(index_of("index=ivf", "index.nlist=4", "index.nprobe=2"), 1_000, 8)
+    assert ivf.per_vector == 4 * 8 + 8
+    assert ivf.learnt == 4 * 4 * 8
+    assert ivf.train_points == 4 * 64
+    assert ivf.build_flops(1_000) == 2 * 8 * 4 * 10 * 256 + 2 * 8 * 4 * 1_000
+    assert ivf.query_flops == 2 * 8 * (4 + 2 * 1_000 / 4)
+
+
+def test_product_codes_by_hand():
+    pq = factory_layout("PQ2x4", 1, 1_000, 8)
+    assert pq.per_vector == 1
+    assert pq.learnt == 16 * 8 * 4
+    assert pq.train_flops == 2 * 8 * 16 * 25 * 1_000
+    assert pq.query_flops == 2 * 8 * 16 + 2 * 1_000
+    plain, rotated = (factory_layout(s, 1, 1_000, 8) for s in ("IVF4,PQ2x4", "OPQ2_8,IVF4,PQ2x4"))
+    assert rotated.learnt == plain.learnt + 8 * 8 * 4
+    assert rotated.query_flops == plain.query_flops + 2 * 8 * 8
+    assert rotated.build_flops(1_000) is None
+
+
+def test_a_tuned_dial_is_not_known_before():
+    tuned = layout(index_of("index=ivf", "index.mode=iso_recall"), 10_000, 8)
+    assert tuned.query_flops is None
+    assert tuned.bytes(10_000) > 0
+    assert layout(index_of("index=bm25"), 10_000, 8) is None
+    assert factory_layout("LSH", 1, 10_000, 8) is None
+
+
+FLAT_CODES = ("SQ8", "SQ4", "SQ6", "SQfp16", "PQ8x4")
+LISTS = ("IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8", "IVF16,PQ8x4fs", "IVF16,RaBitQ")
+
+
+@pytest.mark.parametrize("string", FLAT_CODES + LISTS)
+def test_bytes_are_those_that_faiss_writes(string):
+    import numpy as np
+
+    size, dims = 10_000, 32
+    vectors = np.random.default_rng(0).standard_normal((size, dims)).astype(np.float32)
+    options = index_of("index=factory", f"index.string='{string}'")
+    measured = options.create([vectors], 0).stats()
+    expected = layout(options, size, dims)
+    assert expected.bytes(size) == pytest.approx(measured["bytes"], rel=0.05)
+    assert expected.build_flops(size) == pytest.approx(measured["build_flops"], rel=0.01)
+
+
+def test_bytes_of_a_graph_are_those_that_faiss_holds():
+    import numpy as np
+
+    vectors = np.random.default_rng(0).standard_normal((2_000, 16)).astype(np.float32)
+    measured = index_of("index=hnsw", "index.ef_construction=8").create([vectors], 0).stats()
+    assert graph_layout(16, 64, 2_000, 16).bytes(2_000) == pytest.approx(measured["bytes"], rel=0.01)
+
+
+def test_shards_are_as_few_as_fit():
+    flat = layout(index_of("index=flat"), 1_000, 8)  # 32 bytes each
+    assert flat.shards(1_000, 32_000) == 1
+    assert flat.shards(1_000, 31_999) == 2
+    assert flat.shards(1_000, 32 * 300) == 4
+    assert flat.shards(1_000, 31) is None
+    ivf = layout(index_of("index=ivf", "index.nlist=4"), 1_000, 8)  # 40 bytes each, and 128 in every shard
+    assert ivf.shards(1_000, 128 + 40 * 500) == 2
+    assert ivf.shards(1_000, 128 + 40 * 500 - 1) == 3
+    assert ivf.shards(1_000, 128) is None
+
+
+def test_embedding_by_hand():
+    static, points = compose([]).run.encoder, compose([*POINTS]).run.encoder
+    assert embedding_flops(static, 10, 50, None) == 10 * 192 * (2 * 50 + 12)
+    assert embedding_flops(points, 10, 1, None) == 10 * 8 * (2 * 32 + 4)
+    assert embedding_flops(points, 10, 50, 1e6) == 2 * 1e6 * 50 * 10
+
+
+def test_time_is_arithmetic_and_what_is_moved():
+    rates = Rates(flops=100, bytes=10, tokens={"e": 5})
+    assert Stage("a", "", flops=200, moved=30).seconds(rates) == 5
+    assert Stage("a", "", flops=200, moved=30, share=0.5).seconds(rates) == 7
+    assert Stage("a", "", flops=200, moved=30, tokens=20, encoder="e").seconds(rates) == 7
+    assert Stage("a", "", flops=None, moved=30).seconds(rates) is None
+
+
+def test_what_runs_share_is_counted_once(place):
+    words = [*POINTS, "corpus.points=5000", "index=flat,ivf", "evaluation.corpus_size=2000,5000"]
+    found = planned(*words, memory=64_000)
+    assert len(named(found, "passages")) == 1
+    (embeddings,) = named(found, "embeddings")
+    assert embeddings.disk == 4 * 8 * 5_000  # of the largest corpus, whichever came first
+    (exact,) = named(found, "exact search")
+    assert exact.flops == 2 * 8 * 5_000 * 500
+    assert [(s.memory, s.shards) for s in named(found, "index flat")] == [(64_000, 1), (160_000, 3)]
+    assert len(named(found, "index ivf")) == len(named(found, "search ivf")) == 2
+    turned = planned(*words[:-1], "evaluation.corpus_size=5000,2000", memory=64_000)
+    assert set(turned) == set(found)  # whatever the order
+
+
+def test_what_the_store_holds_costs_nothing(place, capsys):
+    words = [*POINTS, "corpus.points=300", "questions.queries=4", "retrieval.k=2"]
+    before = {s.name for s in planned(*words)}
+    assert before == {"passages", "encoder", "embeddings", "index flat", "search flat", "exact search"}
+    assert cli.main(["run", *words]) == 0
+    assert planned(*words) == []
+    more = planned(*words, "index=hnsw")
+    assert {s.name for s in more} == {"embeddings", "index hnsw", "search hnsw", "exact search"}
+    capsys.readouterr()
+
+
+def test_the_quickstart_as_its_records_measured_it(place):
+    """Sixty-nine tokens a passage, as the records tell; the rest as it comes."""
+    records = [json.loads(f.read_text()) for f in sorted(RECORDS.glob("*.json"))]
+    record = next(
+        r
+        for r in records
+        if r["arm"] == "dense"
+        and r["config"]["generator"]["size"] == "s0"
+        and r["sizes"]["M"] == 32_380
+        and (r["config"]["evaluation"]["index"] or {}).get("kind") == "ivf"
+    )
+    words = ["index@evaluation.index=ivf", "encoder=static"]
+    found = {s.name: s for s in planned(*words, tokens_per_passage=69)}
+    flops = record["flops"]
+    for name, key, within in [
+        ("reader_warmup", "reader_warmup", 1.25),
+        ("checkpoint", "marginal", 1.25),
+        ("embeddings", "embedding", 1.02),
+        ("index ivf", "index_build", 1.02),
+        ("search ivf", "search", 1.25),
+        ("evaluation", "reading", 1.5),
+    ]:
+        assert flops[key] / within < found[name].flops < flops[key] * within, name
+    assert found["index ivf"].disk == pytest.approx(record["bytes"]["index"], rel=0.02)
+    assert found["checkpoint"].disk == pytest.approx(record["bytes"]["checkpoint"], rel=0.02)
+    assert found["passages"].disk == pytest.approx(record["bytes"]["passages"], rel=0.25)
+
+
+def test_the_massive_study_by_hand_and_at_once(place, capsys):
+    start = time.process_time()
+    assert cli.main(["plan", "study=massive"]) == 0
+    assert time.process_time() - start < 3
+    lines = capsys.readouterr().out.splitlines()
+    embeddings = [line.split() for line in lines if line.split()[1:2] == ["embeddings"]]
+    # 21e6 x 768 x 4 bytes; 2 x 85e6 x 100 operations each; at 1e14 a second and 1e9 bytes a second.
+    assert embeddings[0][:9] == ["1", "embeddings", "64.5", "GB", "25.2", "MB", "3.57e+17", "1.01", "h"]
+    # 1e10 x 768 x 4 bytes; 1.7e20 / 1e14 + 3.07e13 / 1e9 = 1.73e6 seconds.
+    assert embeddings[1][:9] == ["1", "embeddings", "30.7", "TB", "25.2", "MB", "1.7e+20", "20", "days"]
+    (codes,) = (line.split() for line in lines if "index ivfpq" in line and "10,000,000,000" in line)
+    assert codes[3:5] == ["2", "TB"]  # 1e10 x (192 + 8) bytes
+    assert "33" in codes  # (64e9 - 1.61e9) / 200 passages a machine
+    assert cli.main(["plan", "study=massive", "plan.memory=1e9"]) == 0
+    assert "no shard fits" in capsys.readouterr().out
+
+
+def test_what_it_reckons_with_is_checked(capsys):
+    with pytest.raises(ConfigError, match=r"plan\.memry: unknown key\. Did you mean 'memory'"):
+        plan_options(["plan.memry=3"], {})
+    with pytest.raises(ConfigError, match=r"(?s)plan\.memory: .*greater than 0.*plan\.utilization: .*'much'") as e:
+        plan_options(["plan.memory=-1", "plan.utilization=much"], {})
+    assert len(e.value.problems) == 2
+    assert plan_options(["plan.memory=null"], {"memory": "64e9"}).memory is None
+    assert plan_options([], {"memory": "64e9"}).memory == 64e9
+    assert cli.main(["plan", "plan.memry=3"]) == 2
+    assert "Did you mean 'memory'" in capsys.readouterr().err
+
+
+def test_a_corpus_whose_size_is_not_known(place):
+    words = ["passages=words", "passages.max_words=50"]
+    with pytest.raises(ConfigError, match=r"plan\.passages"):
+        planned(*words)
+    assert named(planned(*words, passages=70_000), "passages")[0].disk == 70_000 * 130 * 4.5
+
+
+def test_stated_rates_measure_nothing_and_others_are_measured(place, monkeypatch):
+    from rag_exp import plan as room
+
+    words = [*POINTS, "corpus.points=300"]
+    study, calls = expand(words), []
+    found = stages(study, PlanOptions())
+    monkeypatch.setattr(room, "matrix_rate", lambda *a: calls.append("flops") or 1.0)
+    monkeypatch.setattr(room, "disk_rate", lambda *a: calls.append("bytes") or 2.0)
+    stated = measured_rates(study, plan_options(STATED, {}), found)
+    assert (stated, calls) == (Rates(1e10, 1e8, {}), [])
+    assert measured_rates(study, plan_options([*STATED, "plan.tokens_per_second=7"], {}), found).tokens == {
+        study.points[0].config.encoder.model_dump_json(): 7
+    }
+    assert measured_rates(study, PlanOptions(bytes_per_second=3, encoder_parameters=5), found) == Rates(1.0, 3, {})
+    assert calls == ["flops"]
+
+
+@pytest.mark.parametrize("words", [POINTS, ["corpus=closed_world_tiny", "questions=closed_world_tiny"]])
+def test_this_machine_is_measured(place, words):
+    study = expand([*words])
+    rates = measured_rates(study, PlanOptions(seconds=0.3), stages(study, PlanOptions()))
+    assert 1e8 < rates.flops < 1e15
+    assert 1e5 < rates.bytes < 1e12
+    assert list(rates.tokens) == [study.points[0].config.encoder.model_dump_json()]
+    assert min(rates.tokens.values()) > 100
+    assert not [f for f in place.rglob("*") if f.is_file() and f.name != "digests.json"]  # nothing is kept
