@@ -58,9 +58,14 @@ class EmbedJob:
 
         from rag_exp.data.passages import PassageTable
         from rag_exp.retrieval.embeddings import embed_passages
+        from rag_exp.training.progress import Ticker
 
         table = PassageTable.open(self.passages)
         starts = range(self.first, self.end, _READ_ROWS)
         texts = (pair for at in starts for pair in table.texts(np.arange(at, min(at + _READ_ROWS, self.end))))
-        with on_device(self.trainer, self.encoder.load(self.weights, self.tokenizer)) as made:
-            return embed_passages(made, texts, self.end - self.first, self.folder)
+        count, label = self.end - self.first, f"embedding from passage {self.first:,}"
+        with (
+            on_device(self.trainer, self.encoder.load(self.weights, self.tokenizer)) as made,
+            Ticker(label, count, self.trainer.progress, "passages") as ticker,
+        ):
+            return embed_passages(made, texts, count, self.folder, ticker.at)

@@ -23,20 +23,18 @@ def embed_passages(
     passages: Iterable[tuple[str, str]],
     count: int,
     folder: Path,
-    batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Write the vectors of ``passages`` to ``folder/vectors.npy``, float32 [count, D], in their order.
 
-    Memory holds one block of texts and vectors, whatever ``count`` is. The batch size changes nothing but rounding.
+    Memory holds one block of texts and vectors, whatever ``count`` is.
 
     Args:
         encoder: in whatever mode; it is put back into it.
         passages: (title, text) pairs, exactly ``count`` of them.
         count: how many.
         folder: made if missing.
-        batch_size: texts a forward pass.
-        progress: called with the number of passages done after each block.
+        progress: called with the number of passages done after each batch.
 
     Returns:
         ``passages``, ``dims``, ``tokens``, ``flops``, ``encode_seconds``.
@@ -53,11 +51,11 @@ def embed_passages(
         for texts in _blocks(passages):
             if done + len(texts) > count:
                 raise DataError(f"{folder}: more passages than the {count} that were announced.")
-            vectors, read = encoder.encode_counted(texts, "passage", batch_size)
+            before = done
+            more = None if progress is None else lambda count, before=before: progress(before + count)
+            vectors, read = encoder.encode_counted(texts, "passage", more)
             yield as_vectors(vectors, first_row=done)
             done, tokens = done + len(texts), tokens + read
-            if progress is not None:
-                progress(done)
 
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Features = dict[str, Tensor]
+POOL_TEXTS = 1_024  # texts tokenized at once
 
 
 class Encoder(nn.Module, ABC):
@@ -64,26 +65,39 @@ class Encoder(nn.Module, ABC):
         """The trainable parameters as an optimizer takes them, each group with its learning rate."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
 
-    def encode(self, texts: Sequence[str], role: Role, batch_size: int = 256) -> np.ndarray:
+    def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
         """Vectors of ``texts``, float32 [N, D], in their order; no gradients, no dropout."""
-        return self.encode_counted(texts, role, batch_size)[0]
+        return self.encode_counted(texts, role)[0]
 
-    def encode_counted(self, texts: Sequence[str], role: Role, batch_size: int = 256) -> tuple[np.ndarray, int]:
+    def encode_counted(
+        self, texts: Sequence[str], role: Role, progress: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, int]:
         """Like :meth:`encode`, with the number of tokens read.
 
-        Batches hold texts of similar length, which saves padding; the batch size changes results by rounding alone.
+        Texts of similar length are read together, the longest first. How they are put together changes results by
+        rounding alone. ``progress`` is called with the number of texts done after each batch.
         """
         import numpy as np
 
         out = np.empty((len(texts), self.dims), np.float32)
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        tokens = 0
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            features = self.features([texts[i] for i in rows], role)
-            tokens += self.tokens(features)
-            out[rows] = self.vectors(features, role)
+        order = np.argsort([-len(t) for t in texts], kind="stable")
+        done = tokens = 0
+        for start in range(0, len(order), POOL_TEXTS):
+            pool = order[start : start + POOL_TEXTS]
+            for part, features in self.batches(self.features([texts[i] for i in pool], role)):
+                rows = pool[part]
+                out[rows] = self.vectors(features, role)
+                done, tokens = done + len(rows), tokens + self.tokens(features)
+                if progress is not None:
+                    progress(done)
         return out, tokens
+
+    def batches(self, features: Features) -> Iterator[tuple[np.ndarray | slice, Features]]:
+        """``features`` cut into what is read at once: the rows of each part, and their features.
+
+        An encoder that pads no text reads all at once.
+        """
+        yield slice(None), features
 
     def vectors(self, features: Features, role: Role) -> np.ndarray:
         """:meth:`forward` without gradients and dropout, as float32 numpy."""

@@ -143,6 +143,9 @@ class SentenceTransformers(EncoderOptions):
     revision: Annotated[str | None, NEUTRAL] = Field(None, description="branch, tag or commit of a hub model")
     max_length: int | None = Field(None, ge=2, description="tokens read of a text; null: the model's own limit")
     normalize: bool = Field(True, description="unit vectors; false for models trained with plain inner products")
+    batch_tokens: Annotated[int, NEUTRAL] = Field(
+        4_096, ge=1, description="tokens read at once, padding included; a longer text is read alone"
+    )
     question_prompt: str | None = Field(None, description="put before questions; null: the model's own 'query' prompt")
     passage_prompt: str | None = Field(None, description="put before passages; null: its 'document' or 'passage' one")
     scale: float = Field(20.0, gt=0, description="initial length of question vectors, the sharpness of scores; learned")

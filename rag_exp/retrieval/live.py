@@ -44,7 +44,6 @@ class LiveRetriever(nn.Module):
         index_options: an index that needs vectors.
         seed: of every build of the index.
         folder: where vectors are written at a refresh; None: a temporary folder.
-        batch_size: passages a forward pass at a refresh.
 
     Attributes:
         flops: of all searches (forward and backward) and refreshes until now; kept by :meth:`state`.
@@ -59,7 +58,6 @@ class LiveRetriever(nn.Module):
         index_options: VectorIndexOptions,
         seed: int,
         folder: Path | None = None,
-        batch_size: int = 256,
     ):
         super().__init__()
         assert index_options.needs == "vectors", "an index of texts has nothing that trains"
@@ -68,7 +66,7 @@ class LiveRetriever(nn.Module):
         if passage_encoder is not None:
             passage_encoder.log_scale.requires_grad_(False)  # only questions are scaled
         self._passages, self._blocks, self._size = passages, list(blocks), sum(len(b) for b in blocks)
-        self._options, self._seed, self._batch_size = index_options, seed, batch_size
+        self._options, self._seed = index_options, seed
         self._index: BuiltIndex | None = None
         self._folder = folder
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -198,7 +196,7 @@ class LiveRetriever(nn.Module):
         )
         folder = self._where()
         # Written beside and renamed: memory maps of the old vectors stay whole.
-        stats = embed_passages(encoder, pairs, self._size, folder / "building", self._batch_size)
+        stats = embed_passages(encoder, pairs, self._size, folder / "building")
         (folder / "current").mkdir(parents=True, exist_ok=True)
         os.replace(folder / "building" / "vectors.npy", folder / "current" / "vectors.npy")
         self._blocks = load_blocks([folder / "current"], self._size)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.encoder import Encoder, Features
 from rag_exp.retrieval.encoders import Role, SentenceTransformers
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class SentenceEncoder(Encoder):
@@ -39,7 +42,7 @@ class SentenceEncoder(Encoder):
             raise DataError(f"encoder.model: {model} cannot be loaded as a sentence-transformers model: {e}") from e
         if options.max_length is not None:
             self.network.max_seq_length = options.max_length
-        self._normalize = options.normalize
+        self._normalize, self._batch_tokens = options.normalize, options.batch_tokens
         own = self.network.prompts
         self._prompts: dict[str, str] = {
             "question": _first(options.question_prompt, own.get("query")),
@@ -53,6 +56,19 @@ class SentenceEncoder(Encoder):
         texts = [prompt + t for t in texts] if prompt else list(texts)
         read = getattr(self.network, "preprocess", None) or self.network.tokenize  # named preprocess since 5.2
         return {name: value for name, value in read(texts).items() if isinstance(value, Tensor)}
+
+    def batches(self, features: Features) -> Iterator[tuple[np.ndarray | slice, Features]]:
+        """The longest texts first, each batch padded to its own longest and at most ``batch_tokens`` with padding."""
+        mask_NT = features["attention_mask"]
+        lengths = mask_NT.sum(1)
+        order = lengths.argsort(descending=True, stable=True)
+        start = 0
+        while start < len(order):
+            longest = max(int(lengths[order[start]]), 1)
+            rows = order[start : start + max(self._batch_tokens // longest, 1)]
+            start += len(rows)
+            columns = mask_NT[rows].any(0).nonzero()[:, 0]  # padding may stand on either side
+            yield rows.numpy(), {name: value[rows][:, columns] for name, value in features.items()}
 
     def forward(self, features: Features, role: Role) -> Tensor:
         given: dict[str, Any] = {name: value.to(self.device) for name, value in features.items()}

@@ -21,7 +21,7 @@ def encoder(tokenizer_folder: Path) -> StaticEncoder:
 def test_writes_the_vectors_in_order(encoder: StaticEncoder, toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(embeddings, "BLOCK_ROWS", 70)
     done: list[int] = []
-    stats = embed_passages(encoder, iter(toy.pairs), len(toy), tmp_path, batch_size=32, progress=done.append)
+    stats = embed_passages(encoder, iter(toy.pairs), len(toy), tmp_path, progress=done.append)
     vectors = np.load(tmp_path / "vectors.npy")
     assert vectors.dtype == np.float32
     texts = [passage_text(*p) for p in toy.pairs]

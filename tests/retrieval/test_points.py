@@ -22,7 +22,7 @@ def vectors(encoder):
 
 def test_a_vector_depends_on_its_number_alone(encoder, vectors):
     some = [1_999, 0, 77]
-    assert np.array_equal(encoder.encode([f"\n{i}" for i in some], "passage", batch_size=2), vectors[some])
+    assert np.array_equal(encoder.encode([f"\n{i}" for i in some], "passage"), vectors[some])
 
 
 def test_vectors_have_length_one_and_questions_are_other_points(encoder, vectors):

@@ -11,6 +11,7 @@ import torch
 
 from rag_exp.core.errors import ConfigError, DataError
 from rag_exp.core.fingerprint import ContentDigests
+from rag_exp.retrieval import encoder as encoder_module
 from rag_exp.retrieval.encoders import SentenceTransformers
 
 pytest.importorskip("sentence_transformers", reason="the extra sentence-transformers is not installed")
@@ -69,12 +70,48 @@ def test_vectors_are_the_models_own(model: Path):
     assert encoder.dims == 16
 
 
-def test_batch_size_and_order_change_nothing(model: Path):
-    encoder = SentenceTransformers(model=str(model)).create(None, None, 0)
+@pytest.mark.parametrize("pool", [5, 1_024])
+def test_token_budgets_and_order_change_nothing(model: Path, monkeypatch, pool: int):
+    monkeypatch.setattr(encoder_module, "POOL_TEXTS", pool)
     texts = [" ".join(WORDS[: n % 11]) for n in range(40)]
-    whole = encoder.encode(texts, "passage", batch_size=64)
-    for size in (1, 7):
-        np.testing.assert_allclose(encoder.encode(texts, "passage", batch_size=size), whole, atol=1e-5)
+    one_by_one = SentenceTransformers(model=str(model), batch_tokens=1).create(None, None, 0)
+    whole, tokens = one_by_one.encode_counted(texts, "passage")
+    for budget in (13, 40, 4_096):
+        encoder = SentenceTransformers(model=str(model), batch_tokens=budget).create(None, None, 0)
+        found, read = encoder.encode_counted(texts[::-1], "passage")
+        np.testing.assert_allclose(found[::-1], whole, atol=1e-5)
+        assert read == tokens
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("budget", [1, 12, 13, 40, 4_096])
+def test_batches_hold_every_row_once_within_the_budget(model: Path, budget: int, side: str):
+    encoder = SentenceTransformers(model=str(model), batch_tokens=budget).create(None, None, 0)
+    encoder.network.tokenizer.padding_side = side
+    features = encoder.features([" ".join(WORDS[: n % 11]) for n in range(40)], "passage")
+    rows, widths = [], []
+    for part, cut in encoder.batches(features):
+        mask = cut["attention_mask"]
+        rows.extend(part.tolist())
+        widths.append(mask.shape[1])
+        assert mask.numel() <= budget or len(mask) == 1
+        assert mask.shape[1] == mask.sum(1).max()
+        for n, row in enumerate(part):
+            wanted = features["input_ids"][row][features["attention_mask"][row].bool()]
+            assert cut["input_ids"][n][mask[n].bool()].tolist() == wanted.tolist()
+    assert sorted(rows) == list(range(40))
+    assert widths == sorted(widths, reverse=True)
+    if budget == 40:
+        assert len(rows) / len(widths) > 4  # short texts share a batch
+
+
+def test_progress_counts_texts_batch_by_batch(model: Path):
+    encoder = SentenceTransformers(model=str(model), batch_tokens=40).create(None, None, 0)
+    done: list[int] = []
+    encoder.encode_counted([" ".join(WORDS[: n % 11]) for n in range(40)], "passage", done.append)
+    assert done == sorted(set(done))
+    assert done[-1] == 40
+    assert len(done) > 4
 
 
 def test_encoding_uses_no_dropout_and_puts_the_mode_back(model: Path):
