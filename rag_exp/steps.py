@@ -28,6 +28,7 @@ from rag_exp.core.fingerprint import ContentDigests, digest
 from rag_exp.core.options import SEARCH, Options
 from rag_exp.core.store import Build, Step
 from rag_exp.retrieval.hop2 import SecondHop
+from rag_exp.retrieval.nearness import nearness_identity
 from rag_exp.retrieval.tuning import TUNING_SPLIT
 from rag_exp.settings import Setting, problems_of, settings
 from rag_exp.training.options import TrainingOptions, stage_optim
@@ -173,6 +174,8 @@ class _Planner:
         fields = {"corpus": self.identity(corpus), "chunking": self.config.passages.identity()}
         if growth == "distractor":  # gold documents come first, so the questions decide the order
             fields["gold"] = {"questions": self.identity(self.config.questions), "splits": list(splits)}
+        if corpus.nearest_first:
+            fields["nearness"] = nearness_identity()
         return _step("passages", fields, {}, partial(builders.passages, self.config, corpus, splits))
 
     def questions(self, setting: Setting) -> Step:

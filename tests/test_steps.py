@@ -335,6 +335,17 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
     assert other.roles["checkpoint"].key == base.roles["checkpoint"].key
 
 
+def test_the_order_of_distractors_is_known_to_distractor_growth_alone(base):
+    assert steps("corpus.distractors=bm25").run_id == base.run_id
+    any_order, nearest = (steps("corpus.growth=distractor", f"corpus.distractors={d}") for d in ("any", "bm25"))
+    assert any_order.run_id == steps("corpus.growth=distractor").run_id
+    assert "distractors" not in any_order.roles["passages"].fields["corpus"]
+    assert nearest.roles["passages"].key != any_order.roles["passages"].key
+    asked = steps("evaluation.growth=distractor", "corpus.distractors=bm25")
+    assert asked.roles["checkpoint"].key == base.roles["checkpoint"].key
+    assert asked.roles["evaluation_passages"].fields["corpus"]["distractors"] == "bm25"
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.builders.parents import (
@@ -35,18 +36,25 @@ EXACT_K = 32  # exact search keeps at least so many a question, and powers of tw
 
 
 def passages(config: RunConfig, corpus: Any, splits: tuple[str, ...], build: Build) -> None:
-    """The corpus in its order; with distractor growth the gold documents of the questions of ``splits`` come first."""
-    from rag_exp.data.passages import write_passages
+    """The corpus in its order; with distractor growth the gold documents of the questions of ``splits`` come first.
 
-    gold = None
+    Where distractors come by nearness, it is to the same questions.
+    """
+    from rag_exp.data.passages import write_passages
+    from rag_exp.retrieval.nearness import by_bm25
+
+    gold, nearness = None, None
     if corpus.growth == "distractor":
-        gold = {id for q in config.questions.questions() if q.split in splits for id in q.gold_ids}
+        asked = [q for q in config.questions.questions() if q.split in splits]
+        gold = {id for q in asked for id in q.gold_ids}
         if not gold:
             raise DataError(
                 "growth=distractor keeps the gold documents, but no question of "
                 f"{' or '.join(splits)} names a gold passage."
             )
-    build.stats |= write_passages(corpus, config.passages, build.folder, gold)
+        if corpus.nearest_first:
+            nearness = partial(by_bm25, [q.question for q in asked])
+    build.stats |= write_passages(corpus, config.passages, build.folder, gold, nearness)
 
 
 def questions(config: RunConfig, build: Build) -> None:

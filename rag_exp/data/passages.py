@@ -12,7 +12,7 @@ names), ``manifest.json`` (the stats).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,7 @@ from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.core.fingerprint import file_digest
 from rag_exp.core.options import Options, Registry
-from rag_exp.data.arrow_rows import ArrowRows, batch_ranges
+from rag_exp.data.arrow_rows import BATCH_ROWS, ArrowRows, batch_ranges
 from rag_exp.data.sources import CorpusOptions, Passage
 from rag_exp.data.spool import COLUMNS, Spool, as_pairs, id_hash, passage_schema
 
@@ -80,8 +80,15 @@ class Words(PassageOptions):
         return found
 
 
+Texts = Iterator[tuple[str, str]]  # (title, text) of passages
+
+
 def write_passages(
-    corpus: CorpusOptions, chunking: PassageOptions, folder: Path, gold_ids: set[str] | None = None
+    corpus: CorpusOptions,
+    chunking: PassageOptions,
+    folder: Path,
+    gold_ids: set[str] | None = None,
+    nearness: Callable[[Texts, np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Write the passages artifact of ``corpus`` into ``folder`` and return its stats.
 
@@ -92,10 +99,14 @@ def write_passages(
         chunking: how source passages are cut.
         gold_ids: for distractor growth alone: documents that hold any of these source passages come first
             (both groups in hash order).
+        nearness: of documents, float [documents], 0 where nothing is known, from the texts of all passages in hash
+            order and the cumulative passage counts of their documents, int64 [documents]. Of the documents without
+            gold the nearest come first, those equally near in hash order. None: all in hash order.
 
     Returns:
         ``passages``, ``documents``, ``words``, ``source_passages`` and ``split_passages`` (before cutting, and those
-        that were cut), ``empty_texts``, ``gold_documents`` (null without ``gold_ids``) and ``digest`` of the content.
+        that were cut), ``empty_texts``, ``gold_documents`` (null without ``gold_ids``) and ``digest`` of the content;
+        with ``nearness`` also ``near_documents``, those without gold that are nearer than 0.
 
     Raises:
         DataError: empty corpus; a passage or document id that comes twice; a text that is no valid Unicode.
@@ -109,13 +120,17 @@ def write_passages(
         rows = ArrowRows(spool)
         source.refuse_duplicates(rows)
         hashes = as_pairs(source.doc_hashes)
-        without_gold = np.asarray(source.doc_gold) == 0  # False sorts first; without gold_ids all are equal
-        order = np.lexsort((hashes[:, 1], hashes[:, 0], without_gold))
         counts = np.asarray(source.doc_passages)
-        starts = np.cumsum(counts) - counts
-        ends = np.cumsum(counts[order])
-        # Row r of the corpus is row permutation[r] of the spool: each document's run is moved as a whole.
-        permutation = np.repeat(starts[order] - (ends - counts[order]), counts[order]) + np.arange(ends[-1])
+        by_hash = np.lexsort((hashes[:, 1], hashes[:, 0]))
+        with_gold = np.asarray(source.doc_gold) == 1  # without gold_ids none is
+        near: dict[str, int] = {}
+        order = by_hash[np.argsort(~with_gold[by_hash], kind="stable")]
+        if nearness is not None:
+            ends, permutation = _moved(counts, by_hash)
+            far = np.where(with_gold[by_hash], -np.inf, -nearness(_texts(rows, permutation), ends))
+            order = by_hash[np.argsort(far, kind="stable")]
+            near["near_documents"] = int((np.isfinite(far) & (far < 0)).sum())
+        ends, permutation = _moved(counts, order)
         with pa.OSFile(str(folder / "passages.arrow"), "wb") as sink, pa.ipc.new_file(sink, passage_schema()) as writer:
             for start, stop in batch_ranges(np.asarray(source.chars)[permutation]):
                 writer.write_batch(rows.take(permutation[start:stop], COLUMNS))
@@ -127,9 +142,9 @@ def write_passages(
     new_row = np.empty_like(permutation)
     new_row[permutation] = np.arange(len(permutation))
     hashes, spooled = source.index()
-    by_hash = np.lexsort((new_row[spooled], hashes))
-    np.save(folder / "id_hash.npy", hashes[by_hash])
-    np.save(folder / "id_row.npy", new_row[spooled][by_hash])
+    sorted_names = np.lexsort((new_row[spooled], hashes))
+    np.save(folder / "id_hash.npy", hashes[sorted_names])
+    np.save(folder / "id_row.npy", new_row[spooled][sorted_names])
     stats = {
         "passages": int(ends[-1]),
         "documents": len(ends),
@@ -139,9 +154,26 @@ def write_passages(
         "empty_texts": source.empty_texts,
         "gold_documents": None if gold_ids is None else int(sum(source.doc_gold)),
         "digest": file_digest(folder / "passages.arrow"),
+        **near,
     }
     write_json(folder / "manifest.json", stats)
     return stats
+
+
+def _moved(counts: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Documents of ``counts`` passages in another order: their cumulative counts, and the old row of each new one."""
+    import numpy as np
+
+    starts, ends = np.cumsum(counts) - counts, np.cumsum(counts[order])
+    # Each document's run is moved as a whole.
+    return ends, np.repeat(starts[order] - (ends - counts[order]), counts[order]) + np.arange(ends[-1])
+
+
+def _texts(rows: ArrowRows, order: np.ndarray) -> Texts:
+    """Title and text of the rows in that order, read a batch at a time."""
+    for start in range(0, len(order), BATCH_ROWS):
+        batch = rows.take(order[start : start + BATCH_ROWS], ["title", "text"])
+        yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
 
 
 class PassageTable:

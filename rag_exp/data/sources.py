@@ -73,7 +73,8 @@ QUESTIONS = Registry("questions")
 
 
 class CorpusOptions(Options):
-    """Base of every corpus kind. ``size``, ``growth`` and ``order_seed`` are applied by the passages step."""
+    """Base of every corpus kind. ``size``, ``growth``, ``order_seed`` and ``distractors`` are applied by the passages
+    step."""
 
     size: Annotated[int | None, SEARCH] = Field(
         None, ge=1, description="number of passages asked for (the longest prefix of whole documents); null takes all"
@@ -83,6 +84,22 @@ class CorpusOptions(Options):
         description="coverage: gold passages enter as the corpus grows; distractor: documents with gold come first",
     )
     order_seed: int = Field(0, ge=0, description="seed of the hash order of documents, whose prefixes are the corpora")
+    distractors: Literal["any", "bm25"] = Field(
+        "any",
+        description="growth=distractor: which documents come after those with gold; any: hash order; bm25: first those "
+        "that BM25 finds near the questions, the nearest first",
+    )
+
+    def identity(self, *leave_out: str) -> dict[str, Any]:
+        found = super().identity(*leave_out)
+        if self.growth == "coverage" or self.distractors == "any":
+            del found["distractors"]  # nothing is ordered by it, as in every corpus before there was a choice
+        return found
+
+    @property
+    def nearest_first(self) -> bool:
+        """Whether distractors come in the order of how near they are to the questions."""
+        return self.growth == "distractor" and self.distractors == "bm25"
 
     def problems(self) -> list[str]:
         """What can be seen to be wrong without work (a missing file or package): finished sentences naming the key."""

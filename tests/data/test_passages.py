@@ -39,9 +39,9 @@ def corpus(sizes, **options):
     )
 
 
-def write(source, folder, chunking=None, gold_ids=None):
+def write(source, folder, chunking=None, gold_ids=None, nearness=None):
     folder.mkdir(parents=True, exist_ok=True)
-    stats = write_passages(source, chunking or Whole(), folder, gold_ids)
+    stats = write_passages(source, chunking or Whole(), folder, gold_ids, nearness)
     return PassageTable.open(folder), stats
 
 
@@ -150,6 +150,42 @@ def test_distractor_growth_puts_documents_with_gold_first(tmp_path):
     before = list(dict.fromkeys(plain.documents(range(20))))
     assert stats["gold_documents"] == 2
     assert order == [d for d in before if d in ("d2", "d7")] + [d for d in before if d not in ("d2", "d7")]
+
+
+def test_near_documents_come_after_gold_and_before_the_rest(tmp_path):
+    plain, _ = write(corpus([2] * 10), tmp_path / "plain")
+    before = list(dict.fromkeys(plain.documents(range(20))))
+    seen = []
+
+    def nearness(texts, doc_ends):
+        seen.extend(texts)
+        assert doc_ends.tolist() == list(range(2, 22, 2))
+        return np.array([{"d5": 2.0, "d1": 3.0, "d8": 2.0, "d7": 9.0}.get(d, 0.0) for d in before])
+
+    table, stats = write(corpus([2] * 10), tmp_path / "near", None, {"d7p1", "d2p0"}, nearness)
+    assert seen == plain.texts(range(20))
+    assert (stats["gold_documents"], stats["near_documents"]) == (2, 3)  # d7 is gold, however near
+    order = list(dict.fromkeys(table.documents(range(20))))
+    gold, tied = ([d for d in before if d in some] for some in (("d2", "d7"), ("d5", "d8")))
+    first = [*gold, "d1", *tied]
+    assert order == first + [d for d in before if d not in first]
+
+
+@IN_FOLDER
+@given(sizes=SIZES, gold=st.sets(st.integers(0, 11)), shuffle=st.randoms())
+def test_nearest_first_does_not_depend_on_the_source_order_either(tmp_path_factory, sizes, gold, shuffle):
+    tmp = tmp_path_factory.mktemp("near")
+    source = corpus(sizes)
+    shuffled = list(source.listed)
+    shuffle.shuffle(shuffled)
+    gold_ids = {f"d{d}p0" for d in gold}
+
+    def nearness(texts, doc_ends):
+        return np.array([n % 3 for n, _ in enumerate(doc_ends)], float)
+
+    _, stats = write(source, tmp / "a", gold_ids=gold_ids, nearness=nearness)
+    _, again = write(Listed(listed=shuffled), tmp / "b", gold_ids=gold_ids, nearness=nearness)
+    assert stats == again
 
 
 def test_rows_are_found_by_id_in_any_batch(tmp_path, monkeypatch):
