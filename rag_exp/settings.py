@@ -123,6 +123,11 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         found += setting_problems(config, asked, asked.size if asked.size is not None else known, asked=True)
     if (config.encoder.kind == "points") != (config.corpus.kind == "points") and asked.uses_vectors:
         found.append("encoder: points turns the numbers of corpus=points into vectors; neither goes without the other.")
+    if config.encoder.precomputed and asked.uses_vectors:
+        if train.hop2 is not None:
+            found.append("retrieval.hop2: encoder=precomputed has no vectors for what a second hop asks; use one hop.")
+        if config.retriever.train != "frozen":
+            found.append(f"retriever.train: {config.retriever.train}: encoder=precomputed cannot train; use frozen.")
     if config.task == "retrieval":
         return list(dict.fromkeys([*found, *_search_problems(config, asked)]))
     found += config.generator.problems() if hasattr(config.generator, "problems") else []

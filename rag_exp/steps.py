@@ -206,8 +206,8 @@ class _Planner:
 
     @cached_property
     def encoder_step(self) -> Step | None:
-        """The encoder after its warm-up (a pretrained one is only calibrated); None where no vectors are searched."""
-        if not (self.train.uses_vectors or self.asked.uses_vectors):
+        """The encoder after its warm-up (a pretrained one is only calibrated); None where nothing is encoded here."""
+        if self.config.encoder.precomputed or not (self.train.uses_vectors or self.asked.uses_vectors):
             return None
         return self._encoder(self.train.hop2)
 

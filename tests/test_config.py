@@ -113,6 +113,7 @@ def test_every_group_option_that_comes_with_the_package_is_valid():
         "pretrained",
         "trec",
         "judged",
+        "precomputed",
         "run",
     }
     for group in sorted(configs._groups(None) - {"experiment", "study", "debug"}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from rag_exp.core.store import Build
 
 if TYPE_CHECKING:
     from rag_exp.config import RunConfig
+    from rag_exp.data.passages import PassageTable
     from rag_exp.retrieval.encoders import EncoderOptions
     from rag_exp.training.options import TrainerOptions
 
@@ -19,6 +21,9 @@ _READ_ROWS = 8_192
 
 def embeddings(config: RunConfig, shard: int, build: Build) -> None:
     size = len(passage_table(build))
+    if config.encoder.precomputed:
+        build.stats |= _looked_up(config, passage_table(build), shard * SHARD_ROWS, build.folder)
+        return
     tokenizer = tokenizer_folder(build)
     job = EmbedJob(
         encoder=config.encoder,
@@ -31,6 +36,25 @@ def embeddings(config: RunConfig, shard: int, build: Build) -> None:
         trainer=config.trainer,
     )
     build.stats |= run_on(config.retrieval.on_ray, job)
+
+
+def _looked_up(config: RunConfig, table: PassageTable, first: int, folder: Path) -> dict[str, Any]:
+    """Write the vectors of a shard that were made elsewhere."""
+    import numpy as np
+
+    from rag_exp.retrieval.embeddings import write_vectors
+    from rag_exp.retrieval.exact import as_vectors
+    from rag_exp.retrieval.precomputed import PrecomputedVectors
+
+    start = time.perf_counter()
+    known = PrecomputedVectors(config.encoder.passages, config.encoder.passage_ids, "passage")
+    end = min(first + SHARD_ROWS, len(table))
+    starts = range(first, end, _READ_ROWS)
+    ids = (table.ids(np.arange(at, min(at + _READ_ROWS, end))) for at in starts)
+    vectors = (as_vectors(block, first_row=at) for at, block in zip(starts, known.blocks(ids), strict=True))
+    write_vectors(folder / "vectors.npy", (end - first, known.dims), vectors)
+    seconds = time.perf_counter() - start
+    return {"passages": end - first, "dims": known.dims, "tokens": 0, "flops": 0, "encode_seconds": seconds}
 
 
 @dataclass(frozen=True)

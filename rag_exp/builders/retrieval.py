@@ -110,8 +110,15 @@ def question_embeddings(config: RunConfig, split: str, limit: int | None, build:
     from rag_exp.data.questions import QuestionTable
 
     asked = QuestionTable.open(build.parent("questions").path, split, limit)
-    with on_device(config.trainer, encoder_of(config, build, "question")) as made:
-        vectors, build.stats["tokens"] = made.encode_counted(asked.questions, "question")
+    if config.encoder.precomputed:
+        from rag_exp.retrieval.exact import as_vectors
+        from rag_exp.retrieval.precomputed import PrecomputedVectors
+
+        known = PrecomputedVectors(config.encoder.questions, config.encoder.question_ids, "question")
+        vectors, build.stats["tokens"] = as_vectors(known.of(asked.ids), what="question"), 0
+    else:
+        with on_device(config.trainer, encoder_of(config, build, "question")) as made:
+            vectors, build.stats["tokens"] = made.encode_counted(asked.questions, "question")
     np.save(build.folder / "vectors.npy", vectors, allow_pickle=False)
 
 

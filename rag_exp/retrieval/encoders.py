@@ -55,12 +55,14 @@ class EncoderOptions(Options):
     Attributes:
         warmup_steps, warmup_lr, warmup_pool: what ``auto`` means for this encoder in ``retriever.warmup``.
         needs_tokenizer: it reads the run's shared vocabulary.
+        precomputed: there is nothing to load: vectors are looked up by the ids of passages and questions.
     """
 
     warmup_steps: ClassVar[int] = 0
     warmup_lr: ClassVar[float] = 2e-5
     warmup_pool: ClassVar[int] = 4_096  # a transformer reads some tens of passages a second on a CPU
     needs_tokenizer: ClassVar[bool] = False
+    precomputed: ClassVar[bool] = False
 
     def problems(self) -> list[str]:
         """What keeps this encoder from being made here; sentences that start with the config path."""
@@ -231,3 +233,45 @@ class Points(EncoderOptions):
         from rag_exp.retrieval.points import PointsEncoder
 
         return PointsEncoder.load(folder, self)
+
+
+@ENCODERS.register
+class Precomputed(EncoderOptions):
+    """Vectors that were made elsewhere, looked up by the ids of passages and questions."""
+
+    precomputed: ClassVar[bool] = True
+
+    kind: Literal["precomputed"] = "precomputed"
+    # NEUTRAL: files are identified by what is in them (content()), not by where they lie.
+    passages: Annotated[str, NEUTRAL] = Field(description="an .npy file, floats [passages, dims]")
+    passage_ids: Annotated[str, NEUTRAL] = Field(description="the id of each row: text lines, or .npy of strings")
+    questions: Annotated[str, NEUTRAL] = Field(description="an .npy file, floats [questions, dims]")
+    question_ids: Annotated[str, NEUTRAL] = Field(description="the id of each row, of all splits that are asked")
+
+    def problems(self) -> list[str]:
+        from rag_exp.core.errors import DataError
+        from rag_exp.retrieval.precomputed import matrix
+
+        names = ("passages", "passage_ids", "questions", "question_ids")
+        absent = [name for name in names if not Path(getattr(self, name)).is_file()]
+        if absent:
+            return [f"encoder.{name}: no file {getattr(self, name)!r} (looked from {Path.cwd()})." for name in absent]
+        try:
+            widths = [matrix(file).shape[1] for file in (self.passages, self.questions)]
+        except DataError as e:
+            return [f"encoder: {e}"]
+        if widths[0] != widths[1]:
+            return [f"encoder.questions: {widths[1]} dimensions, those of encoder.passages have {widths[0]}."]
+        return []
+
+    def content(self, digests: ContentDigests) -> dict[str, Any]:
+        names = ("passages", "passage_ids", "questions", "question_ids")
+        return {name: digests.of(getattr(self, name)) for name in names}
+
+    def known_dims(self) -> int:
+        from rag_exp.retrieval.precomputed import matrix
+
+        return int(matrix(self.passages).shape[1])
+
+    def parameter_counts(self, vocab_size: int | None) -> dict[str, int]:
+        return {}
