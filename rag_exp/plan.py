@@ -1,55 +1,20 @@
-"""``rag-exp plan``: what a run or a study takes before it is run, stage by stage. What the store holds costs nothing.
-
-Stages that runs share are counted once: a step by its key, embeddings and exact search by what they are made of, at
-the largest corpus that reads them. The formulas are in ``planning.py``.
-"""
+"""``rag-exp plan``: what a run or a study takes before it is run, as a table. What the store holds costs nothing."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from rag_exp.calibration import disk_rate, embedding_rates, matrix_rate
-from rag_exp.config import RunConfig
 from rag_exp.core.errors import ConfigError, did_you_mean
-from rag_exp.core.options import Options
-from rag_exp.core.store import Step, Store
-from rag_exp.dry import passages_of, reading_counts, second_reading_bound, writing_bound
-from rag_exp.models.flops import TokenCounts, forward_flops, training_flops
-from rag_exp.planning import BYTES_PER_NUMBER, Rates, Stage, embedding_flops, layout
-from rag_exp.retrieval.embeddings import BLOCK_ROWS
-from rag_exp.settings import Setting
-from rag_exp.study import Point, Study
+from rag_exp.planning import PlanOptions, Rates, Stage, bytes_in_words
+from rag_exp.stages import stages
+from rag_exp.study import Study
 
-_TRAINING_BYTES = 16  # a parameter: weight, gradient and AdamW's two moments, float32
 _UNCOUNTED = "questions and their embeddings, tokenizer, tuning, ranking; training's activations"
-
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class PlanOptions(Options):
-    """What ``rag-exp plan`` reckons with: ``plan.KEY=VALUE``, or the mapping ``plan`` of a study."""
-
-    memory: Rate | None = Field(None, description="bytes of a machine that an index may take; null: no shards")
-    tokens_per_passage: Rate = Field(130, description="of encoder and reader; a hundred words are about 130")
-    tokens_per_question: Rate = Field(12, description="beside the passages of a prompt")
-    tokens_per_answer: Rate = Field(7, description="that a reader is scored on, its end included")
-    bytes_per_token: Rate = Field(4.5, description="on disk, of texts with titles and ids")
-    passages: Rate | None = Field(None, description="of the whole corpus, where its source cannot tell at once")
-    questions: Rate = Field(10_000, description="of a split that is asked whole")
-    encoder_parameters: Rate | None = Field(
-        None, description="non-embedding ones of a transformer that stands in the encoder's place; null: the encoder"
-    )
-    utilization: float = Field(0.4, gt=0, le=1, description="of flops_per_second, that training and reading reach")
-    flops_per_second: Rate | None = Field(None, description="of large matrix products; null: measured here")
-    bytes_per_second: Rate | None = Field(None, description="to and from disk; null: written here")
-    tokens_per_second: Rate | None = Field(
-        None, description="embedded; null: measured here, or by FLOPs where flops_per_second or a stand-in is stated"
-    )
-    seconds: float = Field(10, gt=0, description="that measuring takes in all")
 
 
 def plan_options(words: Sequence[str], stated: dict[str, Any]) -> PlanOptions:
@@ -107,233 +72,6 @@ def describe(plan: Study, options: PlanOptions) -> Iterator[str]:
     yield f"Not counted: {_UNCOUNTED}. Times are of one machine. ?: not known before."
 
 
-def stages(plan: Study, options: PlanOptions) -> list[Stage]:
-    """Every stage that is still to be done, once."""
-    found: dict[str, tuple[int, Stage]] = {}
-    for point in plan.points:
-        for key, size, stage in _stages(point, options):
-            if key not in found or size > found[key][0]:
-                found[key] = size, stage
-    return [stage for _, stage in found.values()]
-
-
-def _stages(point: Point, options: PlanOptions) -> Iterator[tuple[str, int, Stage]]:
-    """(key, passages, stage) of one run; of equal keys that of the most passages is meant."""
-    config, steps = point.config, point.steps
-    store = Store(config.paths.store)
-    if store.has(steps.last):
-        return
-    total = _whole_corpus(point, store, options)
-    for role, step in steps.roles.items():
-        if store.has(step):
-            continue
-        setting = steps.train if role.startswith("train_") else steps.asked
-        size = total if setting.size is None else min(setting.size, total)
-        if step.kind == "passages":
-            yield step.key, 0, _passages(total, options)
-        elif step.kind == "encoder":
-            yield step.key, 0, _encoder(config, options)
-        elif step.kind == "index":
-            if setting.uses_vectors:
-                yield _vectors(step.parents), size, _embeddings(config, size, options)
-            yield step.key, 0, _index(config, setting, size, options)
-        elif step.kind in ("topk", "paths", "tuning") and setting.source == "index":
-            yield from _searches(config, setting, role, step, size, options)
-        elif step.kind in ("reader_warmup", "checkpoint"):
-            yield step.key, 0, _training(config, steps.train, step.kind, options)
-        elif step.kind == "evaluation":
-            yield step.key, 0, _evaluation(config, steps.asked, options)
-
-
-def _whole_corpus(point: Point, store: Store, options: PlanOptions) -> int:
-    """Passages of a run's whole corpus. Raises ConfigError where that is neither known nor stated."""
-    config = point.config
-    if options.passages is not None:
-        return int(options.passages)
-    known = None
-    if config.passages.kind == "whole" or store.has(point.steps.roles["passages"]):  # else they are cut into more
-        known = passages_of(point.steps, config, store)
-    if known is None:
-        raise ConfigError("plan.passages: how many passages the corpus has is not known before it is read; state it.")
-    return known
-
-
-def _passages(total: int, options: PlanOptions) -> Stage:
-    disk = total * options.tokens_per_passage * options.bytes_per_token
-    formula = f"{total:,} x {options.tokens_per_passage:g} tokens x {options.bytes_per_token:g} bytes"
-    return Stage("passages", formula, disk=disk, moved=disk)
-
-
-def _encoder(config: RunConfig, options: PlanOptions) -> Stage:
-    counted = sum(config.encoder.parameter_counts(config.tokenizer.vocab_size).values())
-    held = counted if options.encoder_parameters is None else options.encoder_parameters
-    disk = BYTES_PER_NUMBER * held
-    steps = config.retriever.warmup.resolved(config.encoder).steps
-    sizes = f"{BYTES_PER_NUMBER} x {held:,.0f} parameters"
-    if steps == 0:
-        return Stage("encoder", sizes, disk=disk, memory=disk, moved=disk)
-    formula = f"{sizes}; {steps} steps of warm-up, whose mining depends on the training questions"
-    return Stage("encoder", formula, disk=disk, memory=_TRAINING_BYTES * held, flops=None)
-
-
-def _embeddings(config: RunConfig, size: int, options: PlanOptions) -> Stage:
-    dims, tokens = config.encoder.known_dims(), _tokens(config, options)
-    disk = BYTES_PER_NUMBER * dims * size
-    stand_in = options.encoder_parameters
-    flops = embedding_flops(config.encoder, size, tokens, stand_in)
-    return Stage(
-        "embeddings",
-        f"{size:,} x {dims} x {BYTES_PER_NUMBER} bytes; {flops / size:.4g} FLOPs each, of {tokens:g} tokens",
-        disk=disk,
-        memory=BYTES_PER_NUMBER * dims * min(size, BLOCK_ROWS),
-        flops=flops,
-        moved=disk,
-        tokens=tokens * size,
-        encoder=config.encoder.model_dump_json(),
-    )
-
-
-def _tokens(config: RunConfig, options: PlanOptions) -> float:
-    """Tokens that the encoder reads of a passage."""
-    if config.encoder.kind == "points" and options.encoder_parameters is None:
-        return 1
-    most = getattr(config.encoder, "max_length", None)
-    return options.tokens_per_passage if most is None else min(options.tokens_per_passage, most)
-
-
-def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions) -> Stage:
-    index = setting.index
-    known = layout(index, size, config.encoder.known_dims()) if setting.uses_vectors else None
-    name = f"index {index.kind}"
-    if known is None:
-        return Stage(name, f"{size:,} passages: no formula", disk=None, memory=None, flops=None)
-    total, flops = known.bytes(size), known.build_flops(size)
-    on_disk = getattr(index, "lists", "memory") == "disk"
-    formula = f"{size:,} x {known.per_vector:.5g} bytes" + (f" + {_bytes(known.learnt)}" if known.learnt else "")
-    sample = BYTES_PER_NUMBER * config.encoder.known_dims() * known.train_points
-    if sample:
-        formula += f"; learnt from {known.train_points:,} vectors ({_bytes(sample)})"
-    if flops:
-        formula += f"; {known.train_flops:.3g} + {size:,} x {known.add_flops:.3g} FLOPs"
-    if not index.stores_vectors:
-        formula += ", the embeddings themselves"
-    shards = None
-    if options.memory is not None:
-        whole = 1 if known.learnt <= options.memory else None
-        shards = whole if on_disk else known.shards(size, options.memory)
-        if shards is None:
-            formula += f"; no shard fits: each holds {_bytes(known.learnt + known.per_vector)}"
-    disk = total if index.stores_vectors else 0
-    return Stage(
-        name,
-        formula,
-        disk=disk,
-        memory=max(sample, known.learnt if on_disk else total),
-        flops=flops,
-        moved=disk + BYTES_PER_NUMBER * config.encoder.known_dims() * size if index.stores_vectors else 0,
-        shards=shards,
-    )
-
-
-def _searches(
-    config: RunConfig, setting: Setting, role: str, step: Step, size: int, options: PlanOptions
-) -> Iterator[tuple[str, int, Stage]]:
-    """The search of a step, and exact search beside it where it is held against that."""
-    index = setting.index
-    if step.kind == "tuning":
-        asked, split = float(index.tuning_questions), "tuning"
-    elif role.startswith("train_"):
-        asked, split = float(config.training.questions or options.questions), "train"
-    else:
-        own = getattr(config.questions, "queries", options.questions)
-        asked, split = float(config.evaluation.questions or own), config.evaluation.split
-        asked = min(asked, own) if hasattr(config.questions, "queries") else asked
-    dims = config.encoder.known_dims() if setting.uses_vectors else 0
-    known = layout(index, size, dims) if setting.uses_vectors else None
-    if step.kind != "tuning":
-        queries = asked * setting.k if step.kind == "paths" else asked
-        name = f"search {index.kind}" if step.kind == "topk" else f"second hop {index.kind}"
-        if known is None or known.query_flops is None:
-            yield step.key, 0, Stage(name, f"{queries:,.0f} queries: no formula", memory=None, flops=None)
-        else:
-            formula = f"{queries:,.0f} queries x {known.query_flops:.4g} FLOPs over {size:,}"
-            yield (
-                step.key,
-                0,
-                Stage(
-                    name,
-                    formula,
-                    memory=known.bytes(size),
-                    flops=queries * known.query_flops,
-                    at_most=index.kind == "hnsw",
-                    moved=known.bytes(size),
-                ),
-            )
-    if known is not None and split != "train" and step.kind != "paths" and index.no_exact is None:
-        flops, read = 2.0 * dims * size * asked, BYTES_PER_NUMBER * dims * size
-        formula = f"2 x {dims} x {size:,} x {asked:,.0f} queries"
-        key = f"exact {_vectors(step.parents['index'].parents)} {split} {asked:g}"
-        yield key, size, Stage("exact search", formula, flops=flops, moved=float(read))
-
-
-def _vectors(parents: Mapping[str, Step]) -> str:
-    """What embeddings are known by: the steps that an index over them is made of, whatever its kind and size."""
-    return "embeddings " + " ".join(sorted(p.key for name, p in parents.items() if name != "quantizer"))
-
-
-def _read(config: RunConfig, questions: int, k: int, options: PlanOptions) -> TokenCounts:
-    """What a forward pass counts over prompts of the stated lengths, cut to the context."""
-    passages = config.objective.in_one_prompt(k)
-    prompt = options.tokens_per_question + passages * options.tokens_per_passage
-    return reading_counts(config, questions, k, round(prompt), round(options.tokens_per_answer))
-
-
-def _training(config: RunConfig, train: Setting, kind: str, options: PlanOptions) -> Stage:
-    training = config.training
-    first = kind == "reader_warmup"
-    stage = training.warmup if first else training
-    k = min(train.prompts, 1) if first else train.prompts
-    rows = f"{stage.steps} steps x {stage.batch_size} questions x {config.objective.prompts(k)} prompts"
-    if config.generator.hosted:
-        return Stage(kind, f"{rows}: hosted elsewhere", flops=None)
-    count = stage.steps * stage.batch_size
-    read, sizes = _read(config, count, k, options), config.generator.sizes()
-    flops = training_flops(read, sizes)
-    twice = 0.0 if first else forward_flops(second_reading_bound(config, count, k), sizes)
-    flops += twice
-    held = sum(config.generator.parameter_counts().values())
-    own = ", the retriever's own beside" if not first and config.retriever.train != "frozen" else ""
-    return Stage(
-        kind,
-        f"{rows} = {read.tokens:,} tokens x {flops / read.tokens:.3g} FLOPs; {held:,} parameters x {BYTES_PER_NUMBER} "
-        f"bytes on disk, x {_TRAINING_BYTES} in memory{own}",
-        disk=BYTES_PER_NUMBER * held,
-        memory=_TRAINING_BYTES * held,
-        flops=flops,
-        at_most=twice > 0,
-        moved=BYTES_PER_NUMBER * held,
-        share=options.utilization,
-    )
-
-
-def _evaluation(config: RunConfig, asked: Setting, options: PlanOptions) -> Stage:
-    count, k = int(config.evaluation.questions or options.questions), asked.prompts
-    rows = f"{count:,} questions x {config.objective.prompts(k)} prompts"
-    if config.generator.hosted:
-        return Stage("evaluation", f"{rows}: hosted elsewhere", flops=None)
-    sizes, held = config.generator.sizes(), sum(config.generator.parameter_counts().values())
-    read = forward_flops(_read(config, count, k, options), sizes)
-    written = forward_flops(writing_bound(config, count, k), sizes)
-    return Stage(
-        "evaluation",
-        f"{rows}: {read:.3g} FLOPs for one accepted answer each, at most {written:.3g} to write one",
-        memory=BYTES_PER_NUMBER * held,
-        flops=read + written,
-        moved=BYTES_PER_NUMBER * held,
-        share=options.utilization,
-    )
-
-
 def measured_rates(plan: Study, options: PlanOptions, found: Sequence[Stage]) -> Rates:
     """The rates that are stated; those that are not, as this machine has them."""
     encoders = {s.encoder for s in found if s.encoder}
@@ -356,7 +94,7 @@ def measured_rates(plan: Study, options: PlanOptions, found: Sequence[Stage]) ->
 def _said_rates(options: PlanOptions, rates: Rates) -> Iterator[str]:
     how = {None: "measured here"}
     flops, disk = how.get(options.flops_per_second, "stated"), how.get(options.bytes_per_second, "stated")
-    yield f"rates: {rates.flops:.3g} FLOPs a second ({flops}), {_bytes(rates.bytes)} a second of disk ({disk})"
+    yield f"rates: {rates.flops:.3g} FLOPs a second ({flops}), {bytes_in_words(rates.bytes)} a second of disk ({disk})"
     if rates.tokens:
         said = ", ".join(f"{rate:,.0f}" for rate in dict.fromkeys(rates.tokens.values()))
         yield f"       {said} tokens embedded a second ({how.get(options.tokens_per_second, 'stated')})"
@@ -368,8 +106,8 @@ def _row(stage: Stage, count: int, rates: Rates, options: PlanOptions) -> tuple[
     return (
         str(count),
         stage.name,
-        "?" if stage.disk is None else _bytes(count * stage.disk),
-        "?" if stage.memory is None else _bytes(stage.memory),
+        "?" if stage.disk is None else bytes_in_words(count * stage.disk),
+        "?" if stage.memory is None else bytes_in_words(stage.memory),
         flops,
         "?" if seconds is None else _time(count * seconds),
         *(["" if stage.shards is None else f"{stage.shards:,}"] if options.memory else []),
@@ -387,8 +125,8 @@ def _total(found: Sequence[Stage], rates: Rates, options: PlanOptions) -> tuple[
     return (
         str(len(found)),
         "total (memory: most)",
-        summed([s.disk for s in found], _bytes),
-        _bytes(max((m for m in memory if m is not None), default=0)) + ("+?" if None in memory else ""),
+        summed([s.disk for s in found], bytes_in_words),
+        bytes_in_words(max((m for m in memory if m is not None), default=0)) + ("+?" if None in memory else ""),
         summed([s.flops for s in found], _flops),
         summed([s.seconds(rates) for s in found], _time),
         *([""] if options.memory else []),
@@ -398,13 +136,6 @@ def _total(found: Sequence[Stage], rates: Rates, options: PlanOptions) -> tuple[
 
 def _flops(value: float) -> str:
     return f"{value:.3g}" if value else "0"
-
-
-def _bytes(value: float) -> str:
-    for size, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f} B"
 
 
 def _time(seconds: float) -> str:

@@ -20,8 +20,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from rag_exp.core.options import Options
 from rag_exp.retrieval.ivf import MAX_POINTS_PER_LIST
 
 BYTES_PER_NUMBER = 4  # float32
@@ -32,8 +35,32 @@ _LEAST_POINTS = 16_384  # that a factory index is trained on, where there are so
 _SCALAR_BITS = {"8": 8, "4": 4, "6": 6, "fp16": 16, "bf16": 16}
 _FACTORY = re.compile(
     r"(?P<opq>OPQ\d+(_\d+)?,)?(IVF(?P<lists>\d+),)?"
-    r"(?P<code>Flat|SQ(?P<scalar>8|4|6|fp16|bf16)|PQ(?P<m>\d+)(x(?P<bits>\d+))?(?P<fast>fs)?(np)?|(?P<rabitq>RaBitQ))"
+    r"(Flat|SQ(?P<scalar>8|4|6|fp16|bf16)|PQ(?P<m>\d+)(x(?P<bits>\d+))?(fs)?(np)?|(?P<rabitq>RaBitQ))"
 )
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PlanOptions(Options):
+    """What ``rag-exp plan`` reckons with: ``plan.KEY=VALUE``, or the mapping ``plan`` of a study."""
+
+    memory: Rate | None = Field(None, description="bytes of a machine that an index may take; null: no shards")
+    tokens_per_passage: Rate = Field(130, description="of encoder and reader; a hundred words are about 130")
+    tokens_per_question: Rate = Field(12, description="beside the passages of a prompt")
+    tokens_per_answer: Rate = Field(7, description="that a reader is scored on, its end included")
+    bytes_per_token: Rate = Field(4.5, description="on disk, of texts with titles and ids")
+    passages: Rate | None = Field(None, description="of the whole corpus, where its source cannot tell at once")
+    questions: Rate = Field(10_000, description="of a split that is asked whole")
+    encoder_parameters: Rate | None = Field(
+        None, description="non-embedding ones of a transformer that stands in the encoder's place; null: the encoder"
+    )
+    utilization: float = Field(0.4, gt=0, le=1, description="of flops_per_second, that training and reading reach")
+    flops_per_second: Rate | None = Field(None, description="of large matrix products; null: measured here")
+    bytes_per_second: Rate | None = Field(None, description="to and from disk; null: written here")
+    tokens_per_second: Rate | None = Field(
+        None, description="embedded; null: measured here, or by FLOPs where flops_per_second or a stand-in is stated"
+    )
+    seconds: float = Field(10, gt=0, description="that measuring takes in all")
 
 
 @dataclass(frozen=True)
@@ -202,3 +229,11 @@ class Stage:
         if self.flops is None:
             return None
         return self.flops / (rates.flops * self.share) + self.moved / rates.bytes
+
+
+def bytes_in_words(value: float) -> str:
+    """``64512000000 -> "64.5 GB"``: three digits and a decimal unit."""
+    for size, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"

@@ -145,6 +145,8 @@ def _spec(chosen: Sequence[str], user: Path | None) -> dict[str, Any]:
     grids = spec.get("grids")
     if not isinstance(grids, list) or not grids or not all(isinstance(g, dict) for g in grids):
         problems.append("study.grids: must be a list of mappings from a config key to its values.")
+    if not isinstance(spec.get("plan") or {}, dict):
+        problems.append("study.plan: must be a mapping, such as {memory: 64e9}.")
     metric, known = spec.get("metric") or "nll", METRICS | RANKING | SEARCHED | BESIDE
     if metric not in known:
         problems.append(f"study.metric: {metric!r} is no metric.{did_you_mean(metric, known)}")

@@ -10,6 +10,7 @@ ROOT = Path(rag_exp.__file__).parent
 LEVELS = [
     {"cli"},
     {"plan"},
+    {"stages"},
     {"dry", "show", "diff", "housekeeping", "preflight", "suggest"},
     {"run", "study"},
     {"measuring"},

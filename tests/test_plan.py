@@ -9,8 +9,9 @@ import pytest
 from rag_exp import cli
 from rag_exp.config import compose
 from rag_exp.core.errors import ConfigError
-from rag_exp.plan import PlanOptions, measured_rates, plan_options, stages
-from rag_exp.planning import Rates, Stage, embedding_flops, factory_layout, graph_layout, layout
+from rag_exp.plan import measured_rates, plan_options
+from rag_exp.planning import PlanOptions, Rates, Stage, embedding_flops, factory_layout, graph_layout, layout
+from rag_exp.stages import stages
 from rag_exp.study import expand
 
 RECORDS = Path(__file__).parent.parent / "results" / "quickstart" / "records"
@@ -196,6 +197,8 @@ def test_what_it_reckons_with_is_checked(capsys):
     assert len(e.value.problems) == 2
     assert plan_options(["plan.memory=null"], {"memory": "64e9"}).memory is None
     assert plan_options([], {"memory": "64e9"}).memory == 64e9
+    assert cli.main(["plan", "study=massive", "study.plan=[1]"]) == 2
+    assert "study.plan: must be a mapping" in capsys.readouterr().err
     assert cli.main(["plan", "plan.memry=3"]) == 2
     assert "Did you mean 'memory'" in capsys.readouterr().err
 
