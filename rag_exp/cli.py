@@ -132,7 +132,8 @@ def plan(argv: list[str]) -> int:
     Bytes on disk and in memory, FLOPs and expected time of every stage that is not in the store, each with its formula.
     Rates are measured here in ten seconds, or stated: plan.flops_per_second=1e14 plan.bytes_per_second=1e9
     plan.tokens_per_second=1e5. plan.memory=64e9 says how many shards an index needs on machines of so many bytes.
-    Also: plan.tokens_per_passage, bytes_per_token, passages, questions, encoder_parameters, utilization, seconds.
+    Also: plan.tokens_per_passage, tokens_per_question, tokens_per_answer, bytes_per_token, passages, questions,
+    encoder_parameters, utilization, seconds (rag_exp/planning.py says what they are).
     """
     own = [a for a in argv if a.startswith("plan.")]
     config_dir, rest = _option([a for a in argv if a not in own], "--config-dir", "-cd")

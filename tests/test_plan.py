@@ -197,7 +197,7 @@ def test_what_it_reckons_with_is_checked(capsys):
     assert len(e.value.problems) == 2
     assert plan_options(["plan.memory=null"], {"memory": "64e9"}).memory is None
     assert plan_options([], {"memory": "64e9"}).memory == 64e9
-    assert cli.main(["plan", "study=massive", "study.plan=[1]"]) == 2
+    assert cli.main(["plan", "study=massive", "study.plan=3"]) == 2
     assert "study.plan: must be a mapping" in capsys.readouterr().err
     assert cli.main(["plan", "plan.memry=3"]) == 2
     assert "Did you mean 'memory'" in capsys.readouterr().err
