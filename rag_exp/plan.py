@@ -56,7 +56,7 @@ def describe(plan: Study, options: PlanOptions) -> Iterator[str]:
         f"reckoned with {options.tokens_per_passage:g} tokens a passage of {options.bytes_per_token:g} bytes, "
         f"{options.tokens_per_question:g} a question, {options.tokens_per_answer:g} an answer, "
         f"{options.questions:,.0f} questions of a whole split, {options.utilization:.0%} of the "
-        "machine in training and reading"
+        "machine in training, reading and building indexes"
     )
     yield from _said_rates(options, rates)
     yield ""

@@ -9,7 +9,9 @@ C lists of an inverted file, S passages that a query is compared with. A multipl
     exact       reads 4 d M                           FLOPs  2 d M Q
     search      reads the index                       FLOPs  2 d Q (C + S),   S = nprobe M / C of evenly filled lists
 
-    seconds     FLOPs / flops_per_second + bytes written or read / bytes_per_second
+    seconds     FLOPs / flops_per_second + bytes written or read / bytes_per_second; training, reading and building
+                an index reach a share of that rate (plan.utilization), and embedding has a rate of its own where
+                it is measured or stated
 
 Codes of a product quantizer are compared by m additions each, after tables of 2 d 2^bits operations a query. A graph
 looks at no more than ef_search nodes, each with 2 m links.
@@ -54,7 +56,9 @@ class PlanOptions(Options):
     encoder_parameters: Rate | None = Field(
         None, description="non-embedding ones of a transformer that stands in the encoder's place; null: the encoder"
     )
-    utilization: float = Field(0.4, gt=0, le=1, description="of flops_per_second, that training and reading reach")
+    utilization: float = Field(
+        0.4, gt=0, le=1, description="of flops_per_second, that training, reading and the k-means of an index reach"
+    )
     flops_per_second: Rate | None = Field(None, description="of large matrix products; null: measured here")
     bytes_per_second: Rate | None = Field(None, description="to and from disk; null: written here")
     tokens_per_second: Rate | None = Field(

@@ -147,6 +147,7 @@ def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions)
         memory=max(sample, known.learnt if on_disk else total),
         flops=flops,
         moved=disk + BYTES_PER_NUMBER * config.encoder.known_dims() * size if index.stores_vectors else 0,
+        share=options.utilization,
         shards=shards,
     )
 
