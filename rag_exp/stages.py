@@ -128,7 +128,8 @@ def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions)
     )
     sample = BYTES_PER_NUMBER * config.encoder.known_dims() * known.train_points
     if sample:
-        formula += f"; learnt from {known.train_points:,} vectors ({bytes_in_words(sample)})"
+        formula += f"; learnt from {known.train_points:,} vectors ({bytes_in_words(sample)}"
+        formula += ", more than a machine holds)" if options.memory is not None and sample > options.memory else ")"
     if flops:
         formula += f"; {known.train_flops:.3g} + {size:,} x {known.add_flops:.3g} FLOPs"
     if not index.stores_vectors:

@@ -185,6 +185,8 @@ def test_the_massive_study_by_hand_and_at_once(place, capsys):
     (codes,) = (line.split() for line in lines if "index ivfpq" in line and "10,000,000,000" in line)
     assert codes[3:5] == ["2", "TB"]  # 1e10 x (192 + 8) bytes
     assert "33" in codes  # (64e9 - 1.61e9) / 200 passages a machine
+    words = " ".join(codes)
+    assert "learnt from 33,554,432 vectors (103 GB, more than a machine holds)" in words  # 64 x 2^19 lists
     assert cli.main(["plan", "study=massive", "plan.memory=1e9"]) == 0
     assert "no shard fits" in capsys.readouterr().out
 
