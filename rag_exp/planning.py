@@ -174,6 +174,8 @@ def embedding_flops(encoder: Any, passages: int, tokens: float, parameters: floa
         encoder: options of the group ``encoder``.
         parameters: non-embedding ones of a transformer that takes its place; None: the encoder itself.
     """
+    if parameters is None and encoder.precomputed:
+        return 0
     if parameters is None and encoder.kind == "static":
         return passages * encoder.dims * (2 * tokens + 12)
     if parameters is None and encoder.kind == "points":

@@ -103,7 +103,7 @@ def _embeddings(config: RunConfig, size: int, options: PlanOptions) -> Stage:
         flops=flops,
         moved=disk,
         tokens=tokens * size,
-        encoder=config.encoder.model_dump_json(),
+        encoder="" if config.encoder.precomputed else config.encoder.model_dump_json(),  # nothing to measure
     )
 
 

@@ -11,6 +11,7 @@ from rag_exp.config import compose
 from rag_exp.core.errors import ConfigError
 from rag_exp.plan import measured_rates, plan_options
 from rag_exp.planning import PlanOptions, Rates, Stage, embedding_flops, factory_layout, graph_layout, layout
+from rag_exp.retrieval.encoders import ENCODERS
 from rag_exp.stages import stages
 from rag_exp.study import expand
 
@@ -109,6 +110,8 @@ def test_embedding_by_hand():
     assert embedding_flops(static, 10, 50, None) == 10 * 192 * (2 * 50 + 12)
     assert embedding_flops(points, 10, 1, None) == 10 * 8 * (2 * 32 + 4)
     assert embedding_flops(points, 10, 50, 1e6) == 2 * 1e6 * 50 * 10
+    made = ENCODERS.kinds["precomputed"](passages="p.npy", passage_ids="p", questions="q.npy", question_ids="q")
+    assert embedding_flops(made, 10, 50, None) == 0
 
 
 def test_time_is_arithmetic_and_what_is_moved():
