@@ -97,9 +97,12 @@ def _setting(setting: Setting, total: int | None) -> str:
     of = f" of {total:,}" if total is not None else " (their number is known once the corpus is read)"
     how = setting.index.kind if setting.source == "index" else setting.source
     derived = (
-        setting.index.derived(setting.size or total) if setting.source == "index" and (setting.size or total) else {}
+        setting.index.derived(indexed)
+        if setting.source == "index" and (indexed := setting.indexed_size or total)
+        else {}
     )
     more = "".join(f", {k} {v}" for k, v in derived.items())
+    more += ", selected in an index over all" if setting.selected else ""
     if setting.source == "index" and setting.index.tuned:
         more += f", {setting.index.dial} tuned to recall@{setting.k} of {setting.index.recall_target:g}"
     hop2 = setting.hop2

@@ -178,6 +178,8 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
 def _asked_how(steps: RunSteps, stats: dict[str, Any]) -> dict[str, Any]:
     """The search parameters of the index as they were used, and how a tuned one came about."""
     found = steps.asked.index.searched_by()
+    if steps.asked.selected:
+        found["built"] = "once"
     if "tuning" in stats:
         tuned = stats["tuning"]
         found |= {tuned["dial"]: tuned["value"]}

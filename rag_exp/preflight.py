@@ -61,7 +61,7 @@ def _data_problems(config: RunConfig, steps: RunSteps, store: Store) -> list[str
             continue
         table = PassageTable.open(made.path)
         size = table.prefix_size(setting.size)
-        found += setting_problems(config, setting, size, asked=bool(role))
+        found += setting_problems(config, setting, size, len(table), asked=bool(role))
         golds = made.stats.get("gold_documents")
         if setting.growth == "distractor" and golds and size < int(table.doc_ends[golds - 1]):
             key = "evaluation.corpus_size" if role else "corpus.size"

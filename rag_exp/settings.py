@@ -52,16 +52,31 @@ class Setting:
         return self.source == "index" and self.index.needs != "texts"
 
     @property
+    def selected(self) -> bool:
+        """Whether a smaller corpus is searched by selecting its passages in an index over the whole one.
+
+        The whole corpus needs no selection, nor does an index that reads the vectors themselves: there it is one run.
+        """
+        vectors = self.source == "index" and self.index.needs == "vectors"
+        return vectors and self.size is not None and self.index.built == "once" and self.index.stores_vectors
+
+    @property
+    def indexed_size(self) -> int | None:
+        """The corpus size that the index is built over."""
+        return None if self.selected else self.size
+
+    @property
     def search_identity(self) -> dict[str, Any]:
         """What of the setting's index identifies a search of it."""
+        selected = {"selected": self.size} if self.selected else {}
         settled = self.index.splits_exactly and self.index.stores_vectors  # ties at rank k; they once were not
-        return {"search": self.index.searched_by(), **({"ties": "lowest ids"} if settled else {})}
+        return {"search": self.index.searched_by(), **({"ties": "lowest ids"} if settled else {}), **selected}
 
     @property
     def index_identity(self) -> dict[str, Any]:
         """What of the setting identifies its index, beside the passages it holds."""
         cut = {"shards": self.shards} if self.shards > 1 and not self.index.splits_exactly else {}
-        return {"index": self.index.identity(SEARCH), "size": self.size, **cut}
+        return {"index": self.index.identity(SEARCH), "size": self.indexed_size, **cut}
 
 
 def settings(config: RunConfig) -> tuple[Setting, Setting]:
@@ -118,9 +133,9 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
     found = [*config.corpus.problems(), *config.questions.problems(), *config.questions.misfits(config.corpus)]
     found += config.encoder.problems()
     known = known_size(config)
-    found += setting_problems(config, train, train.size if train.size is not None else known, asked=False)
+    found += setting_problems(config, train, train.size if train.size is not None else known, known, asked=False)
     if asked != train:
-        found += setting_problems(config, asked, asked.size if asked.size is not None else known, asked=True)
+        found += setting_problems(config, asked, asked.size if asked.size is not None else known, known, asked=True)
     if (config.encoder.kind == "points") != (config.corpus.kind == "points") and asked.uses_vectors:
         found.append("encoder: points turns the numbers of corpus=points into vectors; neither goes without the other.")
     if config.encoder.precomputed and asked.uses_vectors:
@@ -324,10 +339,13 @@ def _hop_problems(config: RunConfig, train: Setting) -> list[str]:
     return found
 
 
-def setting_problems(config: RunConfig, setting: Setting, size: int | None, asked: bool) -> list[str]:
+def setting_problems(
+    config: RunConfig, setting: Setting, size: int | None, whole: int | None, asked: bool
+) -> list[str]:
     """What is wrong with a setting over a corpus of ``size`` passages (None: not known yet).
 
     Args:
+        whole: passages of the whole corpus; None: not known yet.
         asked: whether it is the evaluation setting, whose keys are then named.
     """
     found: list[str] = []
@@ -359,11 +377,28 @@ def setting_problems(config: RunConfig, setting: Setting, size: int | None, aske
         found.append(
             f"{k_key}: {setting.k} passages cannot be read from a corpus of {size}; lower it or raise {size_key}."
         )
-    if setting.source == "index" and size is not None:
-        prefix = "evaluation." if asked and config.evaluation.index is not None else ""
-        found += [prefix + problem for problem in setting.index.problems(size)]
+    prefix = "evaluation." if asked and config.evaluation.index is not None else ""
+    indexed = whole if setting.selected else size
+    if setting.source == "index" and indexed is not None:
+        found += [prefix + problem for problem in setting.index.problems(indexed)]
+    if setting.source == "index" and setting.index.needs == "vectors" and setting.index.built == "once":
+        found += [f"{prefix}index.built: once: {problem}" for problem in _selection_problems(config, setting)]
     if setting.source == "index" and (setting.shards > 1 or config.retrieval.on_ray):
         found += _shard_problems(config, setting, size)
+    return found
+
+
+def _selection_problems(config: RunConfig, setting: Setting) -> list[str]:
+    """Why a smaller corpus cannot be searched by selection in an index over the whole one."""
+    index = setting.index
+    if not index.selects:
+        named = f"{index.kind} ({index.string})" if hasattr(index, "string") else index.kind
+        return [f"index={named} takes no selection of passages; use each_size, or index=ivf, hnsw, ivfpq or sq."]
+    found = []
+    if setting.shards > 1 or config.retrieval.on_ray:
+        found.append("an index in shards takes no selection; use each_size, or retrieval.shards=1 in this process.")
+    if config.retriever.train != "frozen":
+        found.append(f"retriever.train={config.retriever.train} builds its index as it learns; use each_size.")
     return found
 
 

@@ -156,6 +156,21 @@ def test_indexes_say_their_recall(copy, index):
     assert record.metrics["queries_per_second"] > 0
 
 
+def test_an_index_that_is_built_once_is_searched_at_every_size(copy):
+    tuned = ["evaluation.index.mode=iso_recall", "evaluation.index.tuning_questions=50"]
+    once = ["index@evaluation.index=ivf", "evaluation.index.built=once", "evaluation.index.nprobe=2"]
+    for size, more in ((600, []), (900, []), (900, tuned)):
+        assert run(copy, *TINY, *once, *more, f"evaluation.corpus_size={size}") == 0
+    assert len(kinds(copy, "index")) == 2  # that of the training, and one for all these
+    found = [r for r in records(copy) if r.search]
+    assert {r.search["built"] for r in found} == {"once"}
+    assert sorted(r.sizes["M"] for r in found) == [600, 900, 900]
+    assert len({r.artifacts["index"] for r in found}) == 1
+    assert all(0.5 < r.metrics["index_recall@k"] <= 1 for r in found)
+    few = {r.sizes["M"]: r.metrics["distances_per_query"] for r in found if "tuning_target" not in r.search}
+    assert few[600] < few[900]
+
+
 @pytest.mark.parametrize("train", ["query", "both"])
 def test_the_retriever_trains_with_the_reader(copy, train):
     assert run(copy, *TINY, f"retriever={train}", "retriever.refresh_every=2") == 0

@@ -159,6 +159,42 @@ def test_what_cannot_be_cut_into_shards_is_said_before_any_work(overrides, probl
     assert any(p.startswith(problem) for p in error.value.problems)
 
 
+def test_an_index_that_is_built_once_is_shared_by_all_sizes():
+    small, smaller, whole = (
+        steps("index=ivf", "index.built=once", "index.nlist=8", f"corpus.size={m}") for m in (800, 1000, "null")
+    )
+    rebuilt = steps("index=ivf", "index.nlist=8", "corpus.size=1000")
+    assert small.roles["index"].key == smaller.roles["index"].key == whole.roles["index"].key
+    assert rebuilt.roles["index"].key != whole.roles["index"].key
+    assert len({s.roles["topk"].key for s in (small, smaller, whole, rebuilt)}) == 4
+    # Nothing is selected of the whole corpus, nor by what reads the vectors themselves.
+    assert whole.run_id == steps("index=ivf", "index.nlist=8", "corpus.size=null").run_id
+    assert steps("index=flat", "index.built=once").run_id == steps("index=flat").run_id
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["index=annoy"], r"index\.built: once: index=annoy takes no selection"),
+        (["index=pq"], r"index\.built: once: index=pq \(PQ\{m\}\) takes no selection"),
+        (["index=factory", "index.string=NSG32"], r"index=factory \(NSG32\) takes no selection"),
+        (["index=factory", "index.string=RaBitQfs"], r"index=factory \(RaBitQfs\) takes no selection"),
+        (["index=ivf", "retrieval.shards=2"], "an index in shards takes no selection"),
+        (["index=ivf", "retriever=query"], "retriever.train=query builds its index as it learns"),
+    ],
+)
+def test_what_takes_no_selection_is_said_before_any_work(overrides, says):
+    with pytest.raises(ConfigError, match=says):
+        steps(*overrides, "index.built=once")
+
+
+def test_neither_words_nor_a_hybrid_take_a_selection():
+    with pytest.raises(ConfigError, match=r"index\.built: unknown key.*built belongs to"):
+        steps("index=bm25", "index.built=once")
+    with pytest.raises(ConfigError, match=r"index\.dense\.built: once: a hybrid takes no selection"):
+        steps("index=hybrid", "index.dense.kind=ivf", "index.dense.built=once")
+
+
 def test_a_closed_book_run_knows_no_index(base):
     a = steps("retrieval=closed_book")
     b = steps("retrieval=closed_book", "index=bm25", "corpus.size=600", "encoder.dims=24", "retrieval.k=2")

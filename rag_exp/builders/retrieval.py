@@ -135,12 +135,14 @@ def exact(shard: int, k: int, temperature: float, steps: VectorSteps, build: Bui
 
 
 def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, build: Build) -> None:
-    """An index over the setting's corpus. One that reads the embeddings themselves stores no second copy of them.
+    """An index over the setting's corpus, or over the whole one where a smaller one is searched by selection.
+
+    One that reads the embeddings themselves stores no second copy of them.
 
     One that is cut into shards holds nothing but what is known of all of them, which are artifacts of their own.
     """
     table = passage_table(build)
-    size = table.prefix_size(setting.size)
+    size = table.prefix_size(setting.indexed_size)
     build.stats["M"] = size
     if vectors is None:
         content: Any = _texts(table, size)

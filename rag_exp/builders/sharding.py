@@ -64,6 +64,8 @@ def open_index(
         return setting.index.load(made.path, blocks)
     elif setting.index.stores_vectors:
         found = setting.index.load(made.path)
+        if setting.selected:
+            found.select(sum(len(b) for b in blocks))
     else:
         found = setting.index.create(blocks, 0)
     found = rescored(found, setting.index, blocks)

@@ -42,6 +42,8 @@ _CODES = re.compile(r"PQ|RQ|LSQ|RaBitQ|ITQ|LSH")  # compared by tables or bits; 
 _CAN_BE_ON_DISK = re.compile(  # lists of plain codes; those for registers come in blocks
     r"([^,]+,)?IVF(\d+|\{nlist\})(_HNSW\d*)?,(Flat|SQ\w+|PQ(\d+|\{m\})(x\d+)?(np)?|RaBitQ)"
 )
+_SELECTS = re.compile(r"(.+,)?(IVF[^,]*(,[^,]+)?|HNSW\w*(,[^,]+)?|Flat|SQ\w+|RaBitQ\d*)")
+_LINKED = re.compile(r"NSG|NNDescent")
 _REFINED = re.compile(r"RFlat|Refine")
 _UNCOMPRESSED = re.compile(r"(IVF\d+(_HNSW\d+)?,)?Flat|(HNSW|NSG)\d+(,Flat)?")  # scores are true inner products
 
@@ -90,6 +92,11 @@ class FactoryOptions(VectorIndexOptions):
     def splits_exactly(self) -> bool:
         """Unless passages are linked to each other, or some are looked at again because they are the best of all."""
         return self.metric == "inner_product" and _splits(self.string)
+
+    @property
+    def selects(self) -> bool:
+        """Only of kinds whose searches faiss holds to a selection: lists, HNSW, and plain codes that are not PQ's."""
+        return _SELECTS.fullmatch(self.string) is not None and not _LINKED.search(self.string)
 
     @property
     def dial(self) -> str:

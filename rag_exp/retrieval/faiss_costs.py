@@ -57,11 +57,16 @@ class Comparisons:
         for counter in self._counters:
             counter.reset()
 
-    def of(self, queries: int) -> int | None:
-        """Comparisons since then, of a search of so many queries; None where they cannot be counted."""
+    def of(self, queries: int, selected: int | None = None) -> int | None:
+        """Comparisons since then, of a search of so many queries; None where they cannot be counted.
+
+        Args:
+            selected: passages that the search was held to; None: all.
+        """
         if not self.known:
             return None
-        total = queries * (self._native.ntotal if self._exhaustive else self._centroids)
+        held = self._native.ntotal if selected is None else selected
+        total = queries * (held if self._exhaustive else self._centroids)
         for counter in self._counters:
             total += counter.ndis
         return total

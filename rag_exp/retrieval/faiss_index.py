@@ -18,6 +18,7 @@ from rag_exp.retrieval.faiss_costs import Comparisons
 from rag_exp.retrieval.index import BuiltIndex, check_width
 from rag_exp.retrieval.l2 import Lengths, inner_products
 from rag_exp.retrieval.results import SearchResult
+from rag_exp.retrieval.selection import selecting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +55,7 @@ class FaissIndex(BuiltIndex):
         self.native, self._facts = native, facts
         self._on_disk, self._lists = on_disk, None
         self._comparisons = None if native is None else Comparisons(native)
+        self._selected: int | None = None
         self.size, self.dims = facts["passages"], facts["dims"]
 
     def add(self, content: Sequence[np.ndarray], threads: int | None = None) -> None:
@@ -78,6 +80,9 @@ class FaissIndex(BuiltIndex):
                     self.size += len(block)
         self._facts |= {"passages": self.size, **self._costs()}
 
+    def select(self, first: int) -> None:
+        self._selected = min(first, self.size)
+
     @abstractmethod
     def _costs(self) -> dict[str, Any]:
         """``bytes`` and ``build_flops`` (with a reason where they are unknown) of what was added until now."""
@@ -92,7 +97,7 @@ class FaissIndex(BuiltIndex):
         self._comparisons.reset()
         # One place more than asked shows whether a tie straddles rank k.
         scores, ids = self._find(queries, k + self.settles_ties, assigned)
-        self.distances = self._comparisons.of(len(queries))
+        self.distances = self._comparisons.of(len(queries), self._selected)
         if self.settles_ties:
             ids, scores = self._settled(queries, ids, scores, k, assigned)
         if self.lengths is not None:
@@ -100,6 +105,9 @@ class FaissIndex(BuiltIndex):
         return SearchResult.of(ids, scores, k, distinct=True)
 
     def _find(self, queries: np.ndarray, k: int, assigned: Assigned | None) -> tuple[np.ndarray, np.ndarray]:
+        if self._selected is not None:
+            assert assigned is None, "an index in shards is searched whole"
+            return self.native.search(queries, k, params=selecting(self.native, self._selected))
         if assigned is None:
             return self.native.search(queries, k)
         return self.native.search_preassigned(queries, k, assigned.lists_QP, assigned.scores_QP)
@@ -115,15 +123,15 @@ class FaissIndex(BuiltIndex):
             return ids, scores
         tied = np.flatnonzero(same & (ids[:, k] >= 0))
         ids, scores = ids[:, :k].copy(), scores[:, :k].copy()
-        wide = k
+        wide, held = k, self.size if self._selected is None else self._selected
         while len(tied):
-            wide = min(2 * wide + 2, self.size)
+            wide = min(2 * wide + 2, held)
             step = max(1, _TIE_PLACES // wide)
             left = []
             for rows in np.split(tied, range(step, len(tied), step)):
                 lists = None if assigned is None else Assigned(*(array[rows] for array in assigned))
                 more_scores, more_ids = self._find(queries[rows], wide, lists)
-                seen = (more_scores[:, -1] < more_scores[:, k - 1]) | (more_ids[:, -1] < 0) | (wide == self.size)
+                seen = (more_scores[:, -1] < more_scores[:, k - 1]) | (more_ids[:, -1] < 0) | (wide == held)
                 best = SearchResult.of(more_ids[seen], more_scores[seen], k)
                 ids[rows[seen]], scores[rows[seen]] = best.ids_QK, best.scores_QK
                 left.append(rows[~seen])

@@ -28,6 +28,10 @@ class Flat(VectorIndexOptions):
     kind: Literal["flat"] = "flat"
 
     @property
+    def selects(self) -> bool:
+        return True  # it reads the vectors where they lie, of a smaller corpus its own alone
+
+    @property
     def splits_exactly(self) -> bool:
         return True
 

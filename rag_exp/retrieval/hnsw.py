@@ -34,6 +34,10 @@ class HNSW(VectorIndexOptions):
     )
 
     @property
+    def selects(self) -> bool:
+        return True
+
+    @property
     def dial(self) -> str:
         return "ef_search"
 

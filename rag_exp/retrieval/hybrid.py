@@ -82,6 +82,8 @@ class Hybrid(IndexOptions):
                 "index.dense.mode: iso_recall tunes an index to what it finds by itself; inside a hybrid use "
                 "index.dense.mode=fixed."
             )
+        if self.dense.built == "once":
+            found.append("index.dense.built: once: a hybrid takes no selection of passages; use each_size.")
         return found
 
     def derived(self, size: int) -> dict[str, Any]:

@@ -113,6 +113,17 @@ class VectorIndexOptions(IndexOptions):
         None, ge=1, description="find so many times k candidates, and score them by their vectors; null: do not"
     )
 
+    built: Annotated[Literal["each_size", "once"], SEARCH] = Field(
+        "each_size",
+        description="each_size: anew over a smaller corpus; once: over the whole corpus, of which a smaller one is "
+        "searched by selecting its passages",
+    )
+
+    @property
+    def selects(self) -> bool:
+        """Whether a search can be held to the first passages (``index.built=once``)."""
+        return False
+
     @property
     def rescores(self) -> bool:
         """Whether candidates are scored anew."""
@@ -169,6 +180,10 @@ class BuiltIndex(ABC):
     def add(self, content: Sequence[np.ndarray]) -> None:
         """Add blocks of vectors [rows, D] to what :meth:`IndexOptions.train` made, ids running on."""
         raise NotImplementedError
+
+    def select(self, first: int) -> None:
+        """Let searches find the first ``first`` passages alone."""
+        raise NotImplementedError(f"{type(self).__name__} takes no selection")
 
     def turn(self, value: int) -> None:
         """Set the dial of its options (:attr:`VectorIndexOptions.dial`)."""

@@ -65,6 +65,10 @@ class IVF(VectorIndexOptions):
         return {"nlist": nlist, **({} if self.tuned else {"nprobe": min(self.nprobe, nlist)})}
 
     @property
+    def selects(self) -> bool:
+        return True
+
+    @property
     def dial(self) -> str:
         return "nprobe"
 

@@ -1,0 +1,34 @@
+"""One index for every corpus size: a search held to the first passages of those that an index holds.
+
+A smaller corpus is a prefix of a larger one, so an index over the larger can be searched as one over the smaller: its
+lists, codes or graph are those that the whole corpus taught, and what is found is of the prefix alone. Against an index
+built at each size this tells apart what a larger corpus does to the search and what it does to the index.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def selecting(native: Any, first: int) -> Any:
+    """faiss's search parameters: those that ``native`` is set to, held to ids below ``first``.
+
+    Ids lie in rising order in every list, so that faiss reads and counts only that part of a list which is selected
+    (lists for registers are read whole). A graph is walked through passages that are not selected.
+    """
+    import faiss
+
+    index = faiss.downcast_index(native)
+    if isinstance(index, faiss.IndexPreTransform):
+        return faiss.SearchParametersPreTransform(index_params=selecting(index.index, first))
+    selector = faiss.IDSelectorRange(0, first, True)
+    if isinstance(index, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe, max_codes=index.max_codes)
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(
+            sel=selector,
+            efSearch=index.hnsw.efSearch,
+            bounded_queue=index.hnsw.search_bounded_queue,
+            check_relative_distance=index.hnsw.check_relative_distance,
+        )
+    return faiss.SearchParameters(sel=selector)
