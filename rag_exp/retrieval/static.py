@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,7 +33,7 @@ from rag_exp.data.tokenizer import TextTokenizer
 from rag_exp.retrieval.encoder import Encoder, Features
 from rag_exp.retrieval.encoders import Role, Static
 
-_PIECES = re.compile(r"\w+|[^\w\s]")
+_MARK = re.compile(r"([^\w\s])")
 _WEIGHT_LR = 10.0  # token weights, mix and scale are few and far from their optimum: they learn so much faster
 _LEAST_RARITY = 0.05
 
@@ -69,14 +70,14 @@ class StaticEncoder(Encoder):
             flat[i] = flat[i][: self._max_length]
             flat[i + 1] = flat[i + 1][: self._max_length - len(flat[i])]
         lengths = torch.tensor([len(ids) for ids in flat], dtype=torch.long)
-        ids = torch.tensor(list(chain.from_iterable(flat)), dtype=torch.long)
-        return {"ids": ids, "starts": lengths.cumsum(0) - lengths}
+        ids = np.fromiter(chain.from_iterable(flat), np.int64, int(lengths.sum()))
+        return {"ids": torch.from_numpy(ids), "starts": lengths.cumsum(0) - lengths}
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if self._memory is None:
-            return self._tokenizer.encode([_spaced(t) for t in texts])
+            return self._tokenizer.encode([spaced(t) for t in texts])
         new = list({t for t in texts if t not in self._memory})
-        self._memory.update(zip(new, self._tokenizer.encode([_spaced(t) for t in new]), strict=True))
+        self._memory.update(zip(new, self._tokenizer.encode([spaced(t) for t in new]), strict=True))
         return [self._memory[t] for t in texts]
 
     def remember_tokens(self, on: bool) -> None:
@@ -146,7 +147,7 @@ class StaticEncoder(Encoder):
         return encoder
 
 
-def _spaced(text: str) -> str:
+def spaced(text: str) -> str:
     """Lower case, words and punctuation marks each after one space; empty stays empty."""
-    pieces = _PIECES.findall(text.lower())
+    pieces = " ".join(_MARK.split(text.lower())).split()
     return " " + " ".join(pieces) if pieces else ""

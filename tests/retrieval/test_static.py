@@ -11,7 +11,7 @@ from rag_exp.core.errors import DataError
 from rag_exp.data.tokenizer import TextTokenizer
 from rag_exp.retrieval import encoder as encoder_module
 from rag_exp.retrieval.encoders import Static, passage_text
-from rag_exp.retrieval.static import StaticEncoder, _spaced
+from rag_exp.retrieval.static import StaticEncoder, spaced
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def by_hand(encoder: StaticEncoder, tokenizer: TextTokenizer, title: str, text: 
         return vector / max(np.linalg.norm(vector), 1e-12)
 
     def bag(words: str) -> np.ndarray:
-        ids = tokenizer.encode([_spaced(words)])[0]
+        ids = tokenizer.encode([spaced(words)])[0]
         return unit(sum((weight[i] * table[i] for i in ids), np.zeros(encoder.dims)))
 
     a, b = encoder.log_mix.detach().exp().tolist()
@@ -55,9 +55,9 @@ def test_a_newline_in_a_question_is_no_title(encoder: StaticEncoder):
 
 
 def test_case_and_punctuation_do_not_hide_a_name():
-    assert _spaced("Chad's capital") == " chad ' s capital"
-    assert _spaced("(CHAD)") == " ( chad )"
-    assert _spaced("") == ""
+    assert spaced("Chad's capital") == " chad ' s capital"
+    assert spaced("(CHAD)") == " ( chad )"
+    assert spaced("") == ""
 
 
 @pytest.mark.parametrize("role", ["question", "passage"])
