@@ -19,8 +19,6 @@ from rag_exp.settings import Setting
 from rag_exp.steps import RunSteps
 from rag_exp.study import Point, Study, status
 
-BYTES_PER_NUMBER = 4  # embeddings are float32
-
 
 def describe(plan: Study, reference: dict[str, Any]) -> str:
     """The text that ``--dry`` prints.
@@ -78,7 +76,8 @@ def sizes(point: Point, store: Store) -> Iterator[str]:
         known = steps.asked.size if steps.asked.size is not None else total
         dims = config.encoder.known_dims()
         if known is not None:
-            yield f"embeddings    <= {known * dims * BYTES_PER_NUMBER / 1e6:,.1f} MB ({known:,} x {dims} float32)"
+            megabytes = known * dims * config.encoder.bytes_per_number / 1e6
+            yield f"embeddings    <= {megabytes:,.1f} MB ({known:,} x {dims} {config.encoder.storage})"
     if config.task == "rag":
         yield from _training(config, steps, store)
         yield from _evaluation(config, steps, store)

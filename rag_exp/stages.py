@@ -92,12 +92,13 @@ def _encoder(config: RunConfig, options: PlanOptions) -> Stage:
 
 def _embeddings(config: RunConfig, size: int, options: PlanOptions) -> Stage:
     dims, tokens = config.encoder.known_dims(), _tokens(config, options)
-    disk = BYTES_PER_NUMBER * dims * size
+    number = config.encoder.bytes_per_number
+    disk = number * dims * size
     stand_in = options.encoder_parameters
     flops = embedding_flops(config.encoder, size, tokens, stand_in)
     return Stage(
         "embeddings",
-        f"{size:,} x {dims} x {BYTES_PER_NUMBER} bytes; {flops / size:.4g} FLOPs each, of {tokens:g} tokens",
+        f"{size:,} x {dims} x {number} bytes; {flops / size:.4g} FLOPs each, of {tokens:g} tokens",
         disk=disk,
         memory=BYTES_PER_NUMBER * dims * min(size, BLOCK_ROWS),
         flops=flops,
@@ -126,7 +127,8 @@ def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions)
     formula = f"{size:,} x {known.per_vector:.5g} bytes" + (
         f" + {bytes_in_words(known.learnt)}" if known.learnt else ""
     )
-    sample = BYTES_PER_NUMBER * config.encoder.known_dims() * known.train_points
+    dims = config.encoder.known_dims()
+    sample, read = BYTES_PER_NUMBER * dims * known.train_points, config.encoder.bytes_per_number * dims * size
     if sample:
         formula += f"; learnt from {known.train_points:,} vectors ({bytes_in_words(sample)}"
         formula += ", more than a machine holds)" if options.memory is not None and sample > options.memory else ")"
@@ -147,7 +149,7 @@ def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions)
         disk=disk,
         memory=max(sample, known.learnt if on_disk else total),
         flops=flops,
-        moved=disk + BYTES_PER_NUMBER * config.encoder.known_dims() * size if index.stores_vectors else 0,
+        moved=disk + read if index.stores_vectors else 0,
         share=options.utilization,
         shards=shards,
     )
@@ -179,7 +181,7 @@ def _searches(
             most = index.kind == "hnsw"
             yield step.key, 0, Stage(name, formula, memory=held, flops=flops, at_most=most, moved=held)
     if known is not None and split != "train" and step.kind != "paths" and index.no_exact is None:
-        flops, read = 2.0 * dims * size * asked, BYTES_PER_NUMBER * dims * size
+        flops, read = 2.0 * dims * size * asked, config.encoder.bytes_per_number * dims * size
         formula = f"2 x {dims} x {size:,} x {asked:,.0f} queries"
         key = f"exact {_vectors(step.parents['index'].parents)} {split} {asked:g}"
         yield key, size, Stage("exact search", formula, flops=flops, moved=float(read))

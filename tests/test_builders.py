@@ -83,3 +83,55 @@ def test_an_index_in_shards_is_the_same_artifact_and_finds_the_same(tmp_path, mo
     store, step, _ = asked("cut", "evaluation.k=2")
     np.testing.assert_array_equal(SearchResult.load(store.ensure(step).path).ids_QK, expected.ids_QK[:, :2])
     assert len(list((tmp_path / "cut" / "objects").glob("index_shard/*/artifact.json"))) == len(shards)
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf"])
+def test_float16_embeddings_are_half_the_bytes_and_find_the_same(tmp_path, index):
+    results, sizes = [], []
+    for storage in ("float32", "float16"):
+        overrides = ["debug=tiny", f"index={index}", "evaluation.questions=20", f"encoder.storage={storage}"]
+        steps = plan_run(configs.compose(overrides).run, ContentDigests())
+        store = Store(tmp_path / storage)
+        results.append(SearchResult.load(store.ensure(steps.roles["topk"]).path))
+        (file,) = (tmp_path / storage / "objects").glob("embeddings/*/vectors.npy")
+        sizes.append(file.stat().st_size - 128)
+    assert sizes[0] == 2 * sizes[1]
+    wide, half = results
+    assert np.abs(wide.scores_QK - half.scores_QK).max() < 1e-3 * np.abs(wide.scores_QK).max()
+    assert (wide.ids_QK[:, 0] == half.ids_QK[:, 0]).mean() > 0.9
+
+
+def test_embedding_that_was_killed_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
+    for room in (parents, embedding, retrieval):
+        monkeypatch.setattr(room, "SHARD_ROWS", 500)
+    step = plan_run(configs.compose(["debug=tiny", "evaluation.questions=20"]).run, ContentDigests()).roles["topk"]
+    whole = Store(tmp_path / "whole").ensure(step)
+    encode, calls = Encoder.encode_counted, []
+
+    def dies_in_the_third_shard(self, texts, role, progress=None):
+        calls.append(role)
+        if calls.count("passage") == 3:
+            raise KeyboardInterrupt
+        return encode(self, texts, role, progress)
+
+    store = Store(tmp_path / "killed")
+    monkeypatch.setattr(Encoder, "encode_counted", dies_in_the_third_shard)
+    with pytest.raises(KeyboardInterrupt):
+        store.ensure(step)
+    calls.clear()
+
+    def counted(self, texts, role, progress=None):
+        calls.append((role, len(texts)))
+        return encode(self, texts, role, progress)
+
+    monkeypatch.setattr(Encoder, "encode_counted", counted)
+    store = Store(tmp_path / "killed")
+    found = store.ensure(step)
+    shards = sorted((tmp_path / "killed" / "objects").glob("embeddings/*/vectors.npy"))
+    rows = sorted(len(np.load(file, mmap_mode="r")) for file in shards)
+    assert len(rows) == 3
+    assert [n for role, n in calls if role == "passage"] == [rows[0]]  # the third alone: the last, and the shortest
+    for file in shards:
+        other = tmp_path / "whole" / file.relative_to(tmp_path / "killed")
+        np.testing.assert_array_equal(np.load(file), np.load(other))
+    np.testing.assert_array_equal(SearchResult.load(found.path).ids_QK, SearchResult.load(whole.path).ids_QK)

@@ -67,6 +67,7 @@ def test_what_cannot_change_a_result_is_not_in_the_id(base, override):
         "evaluation.decode=none",
         "objective=rag_token",
         "tokenizer.vocab_size=420",
+        "encoder.storage=float16",
     ],
 )
 def test_what_can_change_a_result_is_in_the_id(base, override):

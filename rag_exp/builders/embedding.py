@@ -52,7 +52,7 @@ def _looked_up(config: RunConfig, table: PassageTable, first: int, folder: Path)
     starts = range(first, end, _READ_ROWS)
     ids = (table.ids(np.arange(at, min(at + _READ_ROWS, end))) for at in starts)
     vectors = (as_vectors(block, first_row=at) for at, block in zip(starts, known.blocks(ids), strict=True))
-    write_vectors(folder / "vectors.npy", (end - first, known.dims), vectors)
+    write_vectors(folder / "vectors.npy", (end - first, known.dims), vectors, config.encoder.storage)
     seconds = time.perf_counter() - start
     return {"passages": end - first, "dims": known.dims, "tokens": 0, "flops": 0, "encode_seconds": seconds}
 
@@ -92,4 +92,4 @@ class EmbedJob:
             on_device(self.trainer, self.encoder.load(self.weights, self.tokenizer)) as made,
             Ticker(label, count, self.trainer.progress, "passages") as ticker,
         ):
-            return embed_passages(made, texts, count, self.folder, ticker.at)
+            return embed_passages(made, texts, count, self.folder, ticker.at, self.encoder.storage)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.core.errors import DataError
-from rag_exp.retrieval.encoders import passage_text
+from rag_exp.retrieval.encoders import Storage, passage_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +24,9 @@ def embed_passages(
     count: int,
     folder: Path,
     progress: Callable[[int], None] | None = None,
+    storage: Storage = "float32",
 ) -> dict[str, Any]:
-    """Write the vectors of ``passages`` to ``folder/vectors.npy``, float32 [count, D], in their order.
+    """Write the vectors of ``passages`` to ``folder/vectors.npy``, [count, D], in their order.
 
     Memory holds one block of texts and vectors, whatever ``count`` is.
 
@@ -35,12 +36,14 @@ def embed_passages(
         count: how many.
         folder: made if missing.
         progress: called with the number of passages done after each batch.
+        storage: numbers that they are written as.
 
     Returns:
         ``passages``, ``dims``, ``tokens``, ``flops``, ``encode_seconds``.
 
     Raises:
-        DataError: more or fewer passages than ``count``, or a vector that is not finite (the row is named).
+        DataError: more or fewer passages than ``count``, or a vector that is not finite, or beyond ``storage`` (the
+            row is named).
     """
     from rag_exp.retrieval.exact import as_vectors
 
@@ -59,7 +62,7 @@ def embed_passages(
 
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    write_vectors(folder / "vectors.npy", (count, encoder.dims), encoded())
+    write_vectors(folder / "vectors.npy", (count, encoder.dims), encoded(), storage)
     if done != count:
         raise DataError(f"{folder}: {done} passages came, {count} were announced.")
     return {
@@ -71,18 +74,37 @@ def embed_passages(
     }
 
 
-def write_vectors(file: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray]) -> None:
-    """Write ``blocks`` one after the other as one ``.npy`` file, float32 [rows, D] as ``shape`` says.
+def write_vectors(
+    file: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray], storage: Storage = "float32"
+) -> None:
+    """Write ``blocks`` one after the other as one ``.npy`` file, [rows, D] as ``shape`` says.
 
     Plain writes, because a full disk raises ``OSError`` from them; under a memory map it kills the process (SIGBUS).
+
+    Raises:
+        DataError: a number is too large for float16 (its row is named).
     """
     import numpy as np
 
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    number, first = np.dtype(storage).newbyteorder("<"), 0
     with open(file, "wb") as out:
-        np.lib.format.write_array_header_1_0(out, header)
+        np.lib.format.write_array_header_1_0(out, {"descr": number.str, "fortran_order": False, "shape": shape})
         for block in blocks:
-            out.write(np.ascontiguousarray(block, "<f4").data)
+            with np.errstate(over="ignore"):
+                stored = np.ascontiguousarray(block, number)
+            if storage == "float16" and not (finite := np.isfinite(stored).all(axis=1)).all():
+                row = first + int(finite.argmin())
+                raise DataError(
+                    f"encoder.storage: float16 ends at 65,504, and the vector of passage {row} goes beyond: "
+                    "use float32, or an encoder of unit vectors."
+                )
+            out.write(stored.data)
+            first += len(stored)
+
+
+def storage_of(blocks: Sequence[np.ndarray]) -> Storage:
+    """What holds the numbers of all ``blocks`` in the fewest bytes."""
+    return "float16" if blocks and all(block.dtype == "float16" for block in blocks) else "float32"
 
 
 def _blocks(passages: Iterable[tuple[str, str]]) -> Iterable[list[str]]:

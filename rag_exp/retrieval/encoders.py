@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ENCODERS = Registry("encoder")
 Role = Literal["question", "passage"]
+Storage = Literal["float32", "float16"]
 
 
 class PassageTexts(Protocol):
@@ -63,6 +64,22 @@ class EncoderOptions(Options):
     warmup_pool: ClassVar[int] = 4_096  # a transformer reads some tens of passages a second on a CPU
     needs_tokenizer: ClassVar[bool] = False
     precomputed: ClassVar[bool] = False
+
+    storage: Storage = Field(
+        "float32",
+        description="numbers of stored passage vectors; float16: half the bytes, scores of unit vectors to about 1e-4",
+    )
+
+    def identity(self, *leave_out: str) -> dict[str, Any]:
+        found = super().identity(*leave_out)
+        if self.storage == "float32":
+            del found["storage"]  # as all were before there was another
+        return found
+
+    @property
+    def bytes_per_number(self) -> int:
+        """Of passage vectors as they are stored."""
+        return 2 if self.storage == "float16" else 4
 
     def problems(self) -> list[str]:
         """What keeps this encoder from being made here; sentences that start with the config path."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rag_exp.core.errors import DataError
-from rag_exp.retrieval.embeddings import write_vectors
+from rag_exp.retrieval.embeddings import storage_of, write_vectors
 from rag_exp.retrieval.exact import as_vectors, exact_topk
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, VectorIndexOptions, check_width
 from rag_exp.retrieval.results import SearchResult
@@ -20,7 +20,7 @@ _BLOCK = 65_536  # rows that faiss reads at once from the memory map
 
 @INDEXES.register
 class Flat(VectorIndexOptions):
-    """Exact inner-product search over the float32 vectors. Nothing to set, nothing lost."""
+    """Exact inner-product search over the vectors as they are stored. Nothing to set, nothing lost."""
 
     seeded: ClassVar[bool] = False
     stores_vectors: ClassVar[bool] = False
@@ -38,7 +38,8 @@ class Flat(VectorIndexOptions):
     def create(self, content: Sequence[np.ndarray], seed: int) -> FlatIndex:
         first = 0
         for block in content:
-            as_vectors(block, first_row=first)
+            for start in range(0, len(block), _BLOCK):
+                as_vectors(block[start : start + _BLOCK], first_row=first + start)
             first += len(block)
         return FlatIndex(list(content))
 
@@ -71,13 +72,15 @@ class FlatIndex(BuiltIndex):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_vectors(folder / "vectors.npy", (self.size, self.dims), self._blocks)
+        write_vectors(folder / "vectors.npy", (self.size, self.dims), self._blocks, storage_of(self._blocks))
 
     def stats(self) -> dict[str, Any]:
+        import numpy as np
+
         return {
             "passages": self.size,
             "dims": self.dims,
-            "bytes": self.size * self.dims * 4,
+            "bytes": self.size * self.dims * np.dtype(storage_of(self._blocks)).itemsize,
             "build_flops": 0,
             "reproducible": True,
         }

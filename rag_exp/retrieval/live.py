@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rag_exp.retrieval.embeddings import embed_passages, load_blocks, take_vectors
+from rag_exp.retrieval.embeddings import embed_passages, load_blocks, storage_of, take_vectors
 from rag_exp.retrieval.encoder import Encoder
 from rag_exp.retrieval.encoders import PassageTexts, passage_text
 from rag_exp.retrieval.hop2 import SecondHop
@@ -196,7 +196,7 @@ class LiveRetriever(nn.Module):
         )
         folder = self._where()
         # Written beside and renamed: memory maps of the old vectors stay whole.
-        stats = embed_passages(encoder, pairs, self._size, folder / "building")
+        stats = embed_passages(encoder, pairs, self._size, folder / "building", storage=storage_of(self._blocks))
         (folder / "current").mkdir(parents=True, exist_ok=True)
         os.replace(folder / "building" / "vectors.npy", folder / "current" / "vectors.npy")
         self._blocks = load_blocks([folder / "current"], self._size)

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from rag_exp.core.errors import DataError
-from rag_exp.retrieval import embeddings
+from rag_exp.retrieval import embeddings, flat
 from rag_exp.retrieval.embeddings import embed_passages, load_blocks, take_vectors, write_vectors
 from rag_exp.retrieval.encoders import Static, passage_text
+from rag_exp.retrieval.exact import exact_topk
+from rag_exp.retrieval.fidelity import true_scores
+from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.static import StaticEncoder
 
 
@@ -64,6 +67,50 @@ def test_written_vectors_are_what_numpy_would_write(tmp_path: Path):
     write_vectors(tmp_path / "a.npy", (4, 3), [vectors[:1], vectors[1:1], vectors[1:]])
     np.save(tmp_path / "b.npy", vectors.astype(np.float32))
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.fixture
+def unit() -> np.ndarray:
+    vectors = np.random.default_rng(0).standard_normal((500, 64), np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_float16_is_half_the_bytes_and_what_numpy_rounds_to(unit: np.ndarray, tmp_path: Path):
+    for storage in ("float32", "float16"):
+        write_vectors(tmp_path / f"{storage}.npy", unit.shape, [unit[:200], unit[200:]], storage)
+    np.save(tmp_path / "expected.npy", unit.astype(np.float16))
+    assert (tmp_path / "float16.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+    header = (tmp_path / "float32.npy").stat().st_size - unit.nbytes
+    assert (tmp_path / "float16.npy").stat().st_size - header == unit.nbytes // 2
+
+
+def test_float16_is_searched_where_it_lies(unit: np.ndarray, tmp_path: Path, monkeypatch):
+    folders = []
+    for n, part in enumerate((unit[:300], unit[300:])):
+        folders.append(tmp_path / str(n))
+        folders[-1].mkdir()
+        write_vectors(folders[-1] / "vectors.npy", part.shape, [part], "float16")
+    blocks, queries = load_blocks(folders, len(unit)), unit[::25]
+    assert {b.dtype for b in blocks} == {np.dtype(np.float16)}
+    monkeypatch.setattr(flat, "_BLOCK", 70)
+    built = Flat().create(blocks, 0)
+    found, expected = built.search(queries, 500), exact_topk(queries, [unit], 500)
+    assert built.stats()["bytes"] == unit.nbytes // 2
+    by_id = [np.take_along_axis(r.scores_QK, r.ids_QK.argsort(axis=1), axis=1) for r in (found, expected)]
+    assert 0 < np.abs(by_id[0] - by_id[1]).max() < 1e-3
+    assert take_vectors(blocks, np.arange(500)).dtype == np.float32
+    np.testing.assert_allclose(true_scores(queries, blocks, found.ids_QK), found.scores_QK, rtol=1e-5, atol=1e-6)
+    built.save(tmp_path / "flat")
+    assert np.load(tmp_path / "flat" / "vectors.npy").dtype == np.float16
+    np.testing.assert_array_equal(Flat().load(tmp_path / "flat").search(queries, 9).ids_QK, found.ids_QK[:, :9])
+
+
+def test_what_float16_cannot_hold_is_refused_with_the_row(tmp_path: Path):
+    vectors = np.ones((5, 3), np.float32)
+    vectors[4, 1] = 7e4
+    write_vectors(tmp_path / "a.npy", (5, 3), [vectors])
+    with pytest.raises(DataError, match=r"encoder.storage.*passage 4 .*float32"):
+        write_vectors(tmp_path / "b.npy", (5, 3), [vectors[:3], vectors[3:]], "float16")
 
 
 def shards(folder: Path, sizes: list[int]) -> tuple[list[Path], np.ndarray]:

@@ -60,3 +60,10 @@ def test_a_model_is_identified_by_content_not_by_its_path():
         SentenceTransformers(model="/a/b", revision="main").identity() == SentenceTransformers(model="/c/d").identity()
     )
     assert SentenceTransformers(model="x", max_length=9).identity() != SentenceTransformers(model="x").identity()
+
+
+@pytest.mark.parametrize("make", [Static, lambda **o: SentenceTransformers(model="x", **o)])
+def test_storage_is_identified_only_where_it_is_not_float32(make):
+    assert "storage" not in make().identity()
+    assert make(storage="float16").identity() == {**make().identity(), "storage": "float16"}
+    assert (make().bytes_per_number, make(storage="float16").bytes_per_number) == (4, 2)
