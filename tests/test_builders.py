@@ -1,5 +1,7 @@
 """Where the encoder works does not change what is saved, nor does how an index is cut."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -101,36 +103,54 @@ def test_float16_embeddings_are_half_the_bytes_and_find_the_same(tmp_path, index
     assert (wide.ids_QK[:, 0] == half.ids_QK[:, 0]).mean() > 0.9
 
 
+DIES_IN_THE_THIRD_SHARD = """
+import os, sys
+from pathlib import Path
+from rag_exp import config as configs
+from rag_exp.builders import embedding, parents, retrieval
+from rag_exp.core.fingerprint import ContentDigests
+from rag_exp.core.store import Store
+from rag_exp.retrieval.encoder import Encoder
+from rag_exp.steps import plan_run
+
+encode, shards = Encoder.encode_counted, []
+
+def dies(self, texts, role, progress=None):
+    shards.extend([role] * (role == "passage"))
+    return os._exit(9) if len(shards) == 3 else encode(self, texts, role, progress)
+
+for room in (parents, embedding, retrieval):
+    room.SHARD_ROWS = 500
+Encoder.encode_counted = dies
+Store(Path(sys.argv[1])).ensure(plan_run(configs.compose(sys.argv[2:]).run, ContentDigests()).roles["topk"])
+"""
+
+
 def test_embedding_that_was_killed_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
     for room in (parents, embedding, retrieval):
         monkeypatch.setattr(room, "SHARD_ROWS", 500)
-    step = plan_run(configs.compose(["debug=tiny", "evaluation.questions=20"]).run, ContentDigests()).roles["topk"]
+    overrides = ["debug=tiny", "evaluation.questions=20"]
+    step = plan_run(configs.compose(overrides).run, ContentDigests()).roles["topk"]
     whole = Store(tmp_path / "whole").ensure(step)
-    encode, calls = Encoder.encode_counted, []
+    killed = subprocess.run([sys.executable, "-c", DIES_IN_THE_THIRD_SHARD, str(tmp_path / "killed"), *overrides])
+    assert killed.returncode == 9
+    finished = sorted((tmp_path / "killed" / "objects").glob("embeddings/*/vectors.npy"))
+    assert [len(np.load(file)) for file in finished] == [500, 500]
+    content = finished[0].read_bytes()
+    finished[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # and one of them is damaged
 
-    def dies_in_the_third_shard(self, texts, role, progress=None):
-        calls.append(role)
-        if calls.count("passage") == 3:
-            raise KeyboardInterrupt
-        return encode(self, texts, role, progress)
-
-    store = Store(tmp_path / "killed")
-    monkeypatch.setattr(Encoder, "encode_counted", dies_in_the_third_shard)
-    with pytest.raises(KeyboardInterrupt):
-        store.ensure(step)
-    calls.clear()
+    encode, read = Encoder.encode_counted, []
 
     def counted(self, texts, role, progress=None):
-        calls.append((role, len(texts)))
+        read.extend([len(texts)] * (role == "passage"))
         return encode(self, texts, role, progress)
 
     monkeypatch.setattr(Encoder, "encode_counted", counted)
-    store = Store(tmp_path / "killed")
-    found = store.ensure(step)
+    found = Store(tmp_path / "killed").ensure(step)
     shards = sorted((tmp_path / "killed" / "objects").glob("embeddings/*/vectors.npy"))
-    rows = sorted(len(np.load(file, mmap_mode="r")) for file in shards)
-    assert len(rows) == 3
-    assert [n for role, n in calls if role == "passage"] == [rows[0]]  # the third alone: the last, and the shortest
+    rows = sorted(len(np.load(file)) for file in shards)
+    assert (len(rows), rows[1:]) == (3, [500, 500])
+    assert sorted(read) == [rows[0], 500]  # the last, which is the shortest, and the damaged one
     for file in shards:
         other = tmp_path / "whole" / file.relative_to(tmp_path / "killed")
         np.testing.assert_array_equal(np.load(file), np.load(other))
