@@ -50,7 +50,7 @@ VERSIONS = {
     "paths": 1,
     "reader_warmup": 2,
     "checkpoint": 2,
-    "evaluation": 2,
+    "evaluation": 3,
     "ranking": 1,
 }
 

@@ -22,6 +22,7 @@ from rag_exp.models.buckets import length_buckets
 from rag_exp.models.fusion import encode_apart
 from rag_exp.models.lookup import BatchLookup
 from rag_exp.models.packing import IGNORE, ReaderBatch
+from rag_exp.models.prefix import read_causal
 from rag_exp.models.projection import log_probabilities, target_logprobs
 from rag_exp.models.recomputing import Recomputing
 from rag_exp.models.rereading import read_twice
@@ -142,14 +143,14 @@ class Generator(nn.Module):
 
     def _target_states(self, batch: ReaderBatch, encoded: Any = None) -> Tensor:
         """What the logits are made of (see :meth:`states`) at the M target positions of a batch, in row order."""
-        index_M, inputs = self._reading(batch, encoded)
+        if not self.seq2seq:
+            return read_causal(self, batch.input_ids_NL, target_index(batch), cached=False)[0]
+        index_M, inputs = self._decoding(batch, encoded)
         return self.states(index_M, **inputs)[0]
 
-    def _reading(self, batch: ReaderBatch, encoded: Any) -> tuple[Tensor, dict[str, Any]]:
-        """The target positions of a batch and the model's inputs that read it."""
+    def _decoding(self, batch: ReaderBatch, encoded: Any) -> tuple[Tensor, dict[str, Any]]:
+        """The decoder's target positions of a seq2seq batch and the model's inputs that read it."""
         assert batch.targets_NT is not None
-        if not self.seq2seq:
-            return target_index(batch), {"input_ids": batch.input_ids_NL, "use_cache": False}
         if encoded is None and batch.parts_NK is not None:
             encoded = self.encode(batch)
         prompt = {"input_ids": batch.input_ids_NL} if encoded is None else {"encoder_outputs": encoded}

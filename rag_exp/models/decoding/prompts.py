@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from rag_exp.core.errors import DataError
 from rag_exp.models.decoding.caches import branch, pads_freely
 from rag_exp.models.packing import ReaderBatch
+from rag_exp.models.prefix import read_causal
 from rag_exp.models.reader import Generator, target_index
 
 
@@ -188,8 +189,8 @@ class _CausalRows(_Rows):
         last_N = torch.arange(N, device=ids_NL.device) * L + lengths_N - 1
         scores = padded and batch.targets_NT is not None
         index = torch.cat([last_N, target_index(batch)]) if scores else last_N
-        states, out = generator.states(index, input_ids=ids_NL, use_cache=True)
-        self.cache = branch(out.past_key_values)
+        states, cache = read_causal(generator, ids_NL, index, cached=True)
+        self.cache = branch(cache)
         self.states_NS = states[:N]
         if scores:
             assert batch.targets_NT is not None
