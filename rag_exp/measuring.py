@@ -155,6 +155,7 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
         "K_train": known("K_train", steps.train.k if trained else None, untrained),
         "questions": evaluation["questions"],
     }
+    corpora = _corpora(steps, store, nulls)
     search = _asked_how(steps, stats) if searches else {}
     if "tuning" in stats:
         metrics["tuning_recall@k"] = stats["tuning"]["recall"]
@@ -165,6 +166,7 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     return {
         "artifacts": {**keys(steps), **{role: shard["key"] for role, shard in shards.items()}},
         "sizes": sizes,
+        "corpora": corpora,
         "parameters": parameters,
         "flops": flops,
         "bytes": {**{role: a.bytes for role, a in made.items()}, **{r: s["bytes"] for r, s in shards.items()}},
@@ -173,6 +175,22 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
         "metrics": metrics,
         "nulls": nulls,
     }
+
+
+def _corpora(steps: RunSteps, store: Store, nulls: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The manifests of the corpora that passages were read from; what is not known is explained in ``nulls``."""
+    found: dict[str, dict[str, Any]] = {}
+    if "asked" not in steps.manifests:
+        nulls["corpora.asked"] = "a closed-book run reads no corpus"
+    for name, step in steps.manifests.items():
+        made = store.info(step)
+        if made is None:
+            nulls[f"corpora.{name}"] = f"{GONE}: the passages"
+            continue
+        found[name] = {key: made.stats[key] for key in ("documents", "passages", "words", "tokens", "digest")}
+        if found[name]["tokens"] is None:
+            nulls[f"corpora.{name}.tokens"] = "no vocabulary trained on the corpus is part of this run"
+    return found
 
 
 def _asked_how(steps: RunSteps, stats: dict[str, Any]) -> dict[str, Any]:

@@ -121,6 +121,10 @@ def _execute(config: RunConfig, plain: dict[str, Any], steps: RunSteps, folder: 
         if config.trainer.accelerator not in ("auto", "cpu"):
             config.trainer.resolved_device()  # an accelerator that is not there is said now, not after the data
         store.ensure(steps.last)
+        for step in steps.manifests.values():
+            # A run that is there may outlive its corpus, which is not built again to be counted.
+            if store.has(step) or all(store.has(parent) for parent in step.parents.values()):
+                store.ensure(step)
         record = RunRecord(status="finished", **facts, **measured(config, steps, store))
         record.seconds["run"] = time.perf_counter() - start
         record.notes.extend(e for e in store.events if "damaged" in e)

@@ -75,6 +75,8 @@ def _run(record: RunRecord) -> Iterator[str]:
         for key, value in values.items():
             reason = record.nulls.get(key) or record.nulls.get(f"flops.{key}", "")
             yield f"  {key:28} {_number(value)}{'  ' + reason if value is None else ''}"
+    for name, corpus in record.corpora.items():
+        yield f"corpus {name}  " + ", ".join(f"{k} {'-' if v is None else v}" for k, v in corpus.items())
     if record.seconds:
         yield "seconds  " + ", ".join(f"{k} {v:.1f}" for k, v in record.seconds.items())
     yield from (f"note     {note}" for note in record.notes)

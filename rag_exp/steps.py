@@ -17,7 +17,7 @@ corpus: supervision is part of the questions, not of the corpus size under study
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from rag_exp.training.options import TrainingOptions, stage_optim
 # Raise a version when the code of its builder (or of what that calls) changes what is built from the same fields.
 VERSIONS = {
     "passages": 1,
+    "manifest": 1,
     "questions": 1,
     "tokenizer": 1,
     "encoder": 1,
@@ -68,12 +69,15 @@ class RunSteps:
         roles: every step by its role in the run ("passages", "index", "train_topk", ...), parents first.
         train, asked: the training and the evaluation setting.
         run_id: digest of the last step's key and the seed.
+        manifests: what exactly the corpora are that the model is asked and trained with ("asked", "train"); they lead
+            to nothing.
     """
 
     roles: Mapping[str, Step]
     train: Setting
     asked: Setting
     run_id: str
+    manifests: Mapping[str, Step] = field(default_factory=dict)
 
     @property
     def last(self) -> Step:
@@ -128,7 +132,7 @@ class _Planner:
         name, last = ("evaluation", self.evaluation(weights)) if reads else ("ranking", self.ranking())
         self.roles[name] = last
         run_id = digest({name: last.key, "seed": self.config.seed})
-        return RunSteps(self.roles, train, asked, run_id)
+        return RunSteps(self.roles, train, asked, run_id, self.manifests())
 
     @cached_property
     def live(self) -> bool:
@@ -177,6 +181,21 @@ class _Planner:
         if corpus.nearest_first:
             fields["nearness"] = nearness_identity()
         return _step("passages", fields, {}, partial(builders.passages, self.config, corpus, splits))
+
+    def manifests(self) -> dict[str, Step]:
+        """Of the corpora that passages are read from: the one that is asked, and the one that training read."""
+        settings = {"asked": self.asked, **({"train": self.train} if "checkpoint" in self.roles else {})}
+        tokenizer = {"tokenizer": self.roles["tokenizer"]} if "tokenizer" in self.roles else {}
+        return {
+            name: _step(
+                "manifest",
+                {"size": setting.size},
+                {"passages": self.passages(setting), **tokenizer},
+                partial(builders.manifest, setting.size),
+            )
+            for name, setting in settings.items()
+            if setting.source != "none"
+        }
 
     def questions(self, setting: Setting) -> Step:
         """The questions, their gold passages found in the setting's corpus."""

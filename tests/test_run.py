@@ -14,6 +14,7 @@ import pytest
 
 from rag_exp import cli
 from rag_exp.core.record import read_record
+from rag_exp.data.passages import PassageTable
 
 TINY = ["debug=tiny"]
 
@@ -96,6 +97,24 @@ def test_the_record_says_what_was_done(home):
             assert name in record.nulls or f"flops.{name}" in record.nulls, f"{name} is null without a reason"
     assert record.versions["torch"]
     assert not any("KEY" in k or "TOKEN" in k for k in json.dumps(record.config))
+
+
+def test_the_record_says_what_the_corpora_were(copy):
+    assert run(copy, *TINY, "evaluation.corpus_size=600") == 0
+    assert run(copy, *TINY, "retrieval=closed_book", "training.steps=0") == 0
+    closed, small, whole = sorted(records(copy), key=lambda r: r.sizes["M"] or 0)
+    assert closed.corpora == {}
+    assert closed.nulls["corpora.asked"] == "a closed-book run reads no corpus"
+    assert small.corpora["train"] == whole.corpora["train"] == whole.corpora["asked"]
+    assert small.sizes["M"] == small.corpora["asked"]["passages"] <= 600
+    table = PassageTable.open(copy / "outputs/store/objects/passages" / small.artifacts["passages"])
+    for record in (small, whole):
+        found, m = record.corpora["asked"], record.sizes["M"]
+        assert found["documents"] == len(set(table.documents(range(m))))
+        assert found["words"] == sum(len(text.split()) for _, text in table.texts(range(m)))
+        assert found["tokens"] > found["words"]
+        assert found["digest"] == table.ids_digest(m)
+    assert small.corpora["asked"]["digest"] != whole.corpora["asked"]["digest"]
 
 
 def test_metrics_are_those_of_the_predictions(home):

@@ -37,6 +37,12 @@ class RunRecord(BaseModel):
         "K passages read per question (with two hops: found by the first); J found by the second after each; paths "
         "read per question; K_train; questions evaluated",
     )
+    corpora: dict[str, dict[str, int | str | None]] = Field(
+        default_factory=dict,
+        description="the corpora that were `asked` and, where passages were read in training, `train`ed with: "
+        "documents, passages, words, tokens (of titles and texts, by the vocabulary trained on the corpus) and digest: "
+        "BLAKE2b-128 of the passages' ids in their order, a newline after each",
+    )
     parameters: dict[str, dict[str, int]] = Field(
         default_factory=dict,
         description="counts by component and group; a component's groups sum to its total",

@@ -1,5 +1,6 @@
 """Passages in hash order: nested prefixes, memory-mapped rows, splitting, and what is refused."""
 
+import hashlib
 import json
 import pickle
 from itertools import pairwise
@@ -92,6 +93,15 @@ def test_prefix_sizes(tmp_path):
     assert [table.words_in(m) for m in (0, 2, 3, 9)] == [0, 0, 12, 36]
     with pytest.raises(DataError, match=r"corpus.size=2 holds no whole document.*has 3 passages"):
         table.prefix_size(2)
+
+
+def test_the_digest_of_a_prefix_is_that_of_its_ids_in_order(tmp_path, monkeypatch):
+    table, _ = write(corpus([3, 1, 2]), tmp_path)
+    monkeypatch.setattr("rag_exp.data.passages.BATCH_ROWS", 2)  # read in parts
+    for size in range(7):
+        lines = "".join(f"{id}\n" for id in table.ids(range(size)))
+        assert table.ids_digest(size) == hashlib.blake2b(lines.encode(), digest_size=16).hexdigest()
+    assert len({table.ids_digest(size) for size in range(7)}) == 7
 
 
 @IN_FOLDER
