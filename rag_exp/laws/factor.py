@@ -56,7 +56,10 @@ class Factor:
             axes = {**axes, **self.held}
             absent = [v for v in self.law.form.variables if v not in axes]
             if absent:
-                raise LawError(f"A prediction of {self.metric} needs {', '.join(absent)}, everywhere known.")
+                raise LawError(
+                    f"A prediction of {self.metric} needs {', '.join(absent)}, everywhere known; give it (to rag-exp "
+                    f"frontier as {' '.join(f'given.{a}=NUMBER' for a in absent)})."
+                )
             own = {v: axes[v] for v in self.law.form.variables}
             params_Rp = self.law.draws_Rp if draws else None
             if params_Rp is None:

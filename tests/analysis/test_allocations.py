@@ -60,7 +60,15 @@ def test_what_a_budget_buys_by_the_joint_law(study):
 
 def test_the_factorised_law_is_followed_where_it_was_fitted(study):
     plan, runs = study
-    asked = ["budgets=1e14", "queries=1e6", "given.index=ivf", "caps.M=2e4", "costs.embed=1e5", "reach=0.5"]
+    asked = [
+        "budgets=1e14",
+        "queries=1e6",
+        "given.index=ivf",
+        "given.S=2e3",
+        "caps.M=2e4",
+        "costs.embed=1e5",
+        "reach=0.5",
+    ]
     lines = list(frontier_study(plan, runs, frontier_options(asked)))
     assert lines[0].startswith("factorised: P u1")
     assert "corpus 6.41e+05 M" in lines[1]  # 1e5 of embedding, the rest of clustering
