@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -82,7 +83,11 @@ def test_the_answer_is_the_same_as_in_this_process(options: IndexOptions, shards
         assert recall_against(found, exact, 10, True) < recall_against(there.search(queries, 10), exact, 10, True) == 1
 
 
-def test_a_shard_killed_in_mid_search_is_opened_again_and_the_query_answered(shard_files, tmp_path, caplog, capfd):
+def test_a_shard_killed_in_mid_search_is_opened_again_and_the_query_answered(
+    shard_files, tmp_path, caplog, capfd, monkeypatch
+):
+    # Runs of other tests in this process leave handlers whose streams are closed.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
     vectors, queries = shard_files.clustered(500), shard_files.clustered(20, seed=1)
     places = shard_files.write(IVF(nlist=8, nprobe=3), vectors, 2)
     expected = LocalShards(places).search(queries, 10)
