@@ -248,10 +248,11 @@ class _Planner:
 
     @cached_property
     def comes_trained(self) -> bool:
-        """Whether the encoder comes trained and stays so. Its warm-up then sets the scale of its questions alone, so
-        that it gives passages the same vectors whatever a second hop asks."""
+        """Whether there is an encoder that comes trained and stays so. Its warm-up then sets the scale of its questions
+        alone, so that it gives passages the same vectors whatever a second hop asks."""
         own = self.config.encoder
-        return own.warmup_steps == 0 and self.config.retriever.warmup.resolved(own).steps == 0
+        untrained = own.warmup_steps == 0 and self.config.retriever.warmup.resolved(own).steps == 0
+        return untrained and not own.precomputed
 
     def encoder_parents(self) -> dict[str, Step]:
         """What an encoder is loaded from."""

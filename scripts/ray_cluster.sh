@@ -61,46 +61,6 @@ started() { # whether the node comes up within two minutes
     return 1
 }
 
-start() { # ray_start NAME OPTIONS...: in the background, its children ending with it
-    local where="$1"
-    shift
-    : >"$state/$where.log"
-    (node "$where" setsid ray start --block --num-cpus=1 --object-store-memory=100000000 --disable-usage-stats "$@") \
-        >"$state/$where.log" 2>&1 </dev/null &
-    echo $! >"$state/$where.pid"
-}
-
-wait_for() { # wait_for SECONDS COMMAND...
-    local tries="$1"
-    shift
-    until "$@"; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || return 1
-        sleep 1
-    done
-}
-
-start() { # ray_start NAME OPTIONS...: in the background, its children ending with it
-    local where="$1"
-    shift
-    : >"$state/$where.log"
-    (node "$where" setsid ray start --block --num-cpus=1 --object-store-memory=100000000 --disable-usage-stats "$@") \
-        >"$state/$where.log" 2>&1 </dev/null &
-    echo $! >"$state/$where.pid"
-}
-
-wait_for() { # wait_for SECONDS COMMAND...
-    local tries="$1"
-    shift
-    until "$@"; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || return 1
-        sleep 1
-    done
-}
-
-answers() { (node head timeout 20 python -c "$1") >/dev/null 2>&1; }
-
 start() {
     if [ -e "$state" ]; then
         say "$state is there already: the cluster $name runs, or was not stopped. Stop it: bash $0 stop"

@@ -55,6 +55,14 @@ def test_a_search_over_them_finds_what_a_product_finds(files, place):
     assert record.metrics["index_recall@k"] == 1.0
 
 
+def test_vectors_made_elsewhere_belong_to_no_seed(files, place):
+    """There is no encoder behind them, so that neither a seed nor training questions can make other ones."""
+    for more in ([], ["seed=1", "retrieval.k=4"], ["training.questions=3", "retrieval.k=3"]):
+        assert cli.main(["bench", *WORDS, *more]) == 0
+    assert len(list(place.glob("outputs/runs/*/record.json"))) == 3
+    assert len(list(place.glob("outputs/store/objects/embeddings/*"))) == 1
+
+
 def test_other_content_is_another_run(files, place):
     assert cli.main(["bench", *WORDS]) == 0
     np.save("q.npy", np.load("q.npy") + 1)
