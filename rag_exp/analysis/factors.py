@@ -62,6 +62,7 @@ def fit_factors(
         conditions: the columns that make other curves.
         answers: per run id its answers, where they are at hand.
     """
+    from rag_exp.laws.factor_rows import CASES
     from rag_exp.laws.factoring import fit_factorised, leave_index_out, leave_largest_out
 
     apart = [c for c in conditions if c not in ("index", "growth", "K") and not c.startswith(_THROUGH_FACTORS)]
@@ -79,6 +80,9 @@ def fit_factors(
         "seed": options.seed,
     }
     by_row = {i: answers[run] for i, run in enumerate(found.run_ids) if run in answers}
+    if metric == "nll":
+        cases = [by_row[i].cases() if i in by_row else {} for i in range(len(rows))]
+        rows = rows.assign(**{name: [c.get(name) for c in cases] for name in CASES})
     own = by_row if len(by_row) == len(rows) and options.resample in ("auto", "questions") else None
     try:
         found.law = fit_factorised(rows, bootstrap=options.bootstrap, cluster=checkpoints, answers=own, **given)
@@ -121,9 +125,9 @@ def factors_section(page: Page, found: StudyFactors) -> None:
         return
     law = found.law
     page.paragraph(
-        "A question is answered with its gold passage among those read, or without: the loss is P u₁ + (1 − P) u₀, "
-        "where P = coverage × rank × index. Each factor is fitted on its own logged metric, so that an index enters "
-        "through its measured recall and the passages read through how often they hold gold."
+        "A question is answered with all the gold it needs among what is read, or without: the loss is "
+        "P u₁ + (1 − P) u₀, where P = coverage × rank × index. Each factor is fitted on its own logged metric, so that "
+        "an index enters through its measured recall and the passages read through how often they hold gold."
     )
     for sentence in recall_sentences(law):
         page.paragraph(sentence)
@@ -168,7 +172,7 @@ def recall_sentences(law: FactorisedFit) -> Iterator[str]:
     for column, words in names.items():
         both = {a: [v, v] for a, v in top.items()} | {"growth": [growth, growth], column: [1.0, 0.9]}
         if column == "index_recall@k":
-            both["index_recall@1"] = [1.0, 0.9]
+            both |= {beside: [1.0, 0.9] for beside in ("index_recall@1", "hop2_recall@j")}
         try:
             value = law.predict(both)
         except LawError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,7 @@ from rag_exp.analysis.tables import load_study
 from rag_exp.core.errors import ConfigError, DataError
 from rag_exp.core.fingerprint import digest
 from rag_exp.core.record import RunRecord
+from rag_exp.data.gold import gold_recall
 from rag_exp.laws.options import LawOptions
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def fit_study(plan: Plan, records: Sequence[RunRecord]) -> Iterator[str]:
     metric = options.metric or plan.metric
     losses, reason = question_losses(records, plan.root, metric)
     lines: list[str] = []
-    answers = question_answers(records, plan.root, metric) if options.factorised and options.bootstrap else {}
+    answers = question_answers(records, plan.root, metric) if options.factorised else {}
     fits = fit_table(table, options, losses, lines.append, answers)
     yield from lines
     if reason and options.bootstrap:
@@ -157,7 +158,7 @@ def question_losses(records: Sequence[RunRecord], root: Path, metric: str) -> tu
 
 
 def question_answers(records: Sequence[RunRecord], root: Path, metric: str) -> dict[str, Answers]:
-    """Per run id whose answers are in the store: the metric, whether gold was read and covered, in one order.
+    """Per run id whose answers are in the store: the metric, whether all gold was read and covered, in one order.
 
     Runs that were asked other questions than the first one, or questions without gold passages, are passed over.
     """
@@ -167,25 +168,34 @@ def question_answers(records: Sequence[RunRecord], root: Path, metric: str) -> d
 
     found: dict[str, Answers] = {}
     order: list[str] = []
+    wanted = ["id", metric, "gold_in_corpus", "rows", "gold", "gold_of", "hops", "paths", "hop1"]
     for record in records:
         file = _predictions(record, root)
         if file is None:
             continue
         import pyarrow.parquet as pq
 
-        if not {metric, "gold_rank", "gold_in_corpus"} <= set(pq.read_schema(file).names):
+        if not set(wanted) <= set(pq.read_schema(file).names):
             continue
-        table = pq.read_table(file, columns=["id", metric, "gold_rank", "gold_in_corpus"])
-        columns = [table[name].to_pylist() for name in (metric, "gold_rank", "gold_in_corpus")]
-        by_id = dict(zip(table["id"].to_pylist(), zip(*columns, strict=True), strict=True))
+        by_id = {row["id"]: row for row in pq.read_table(file, columns=wanted).to_pylist()}
         order = order or list(by_id)
-        if by_id.keys() != set(order) or any(v[0] is None or v[2] is None for v in by_id.values()):
+        if by_id.keys() != set(order) or any(r[metric] is None or r["gold_in_corpus"] is None for r in by_id.values()):
             continue
-        values, rank, covered = zip(*(by_id[q] for q in order), strict=True)
+        rows = [by_id[q] for q in order]
+        covered = np.array([r["gold_in_corpus"] for r in rows], dtype=bool)
+        began = None
+        if all(r["hop1"] is not None for r in rows):
+            began = covered & np.array([bool(set(r["hop1"]) & set(r["gold"])) for r in rows])
         found[record.run_id] = Answers(
-            np.array(values, dtype=float), np.array([r is not None for r in rank]), np.array(covered, dtype=bool)
+            np.array([r[metric] for r in rows], dtype=float), np.array([_read(r) for r in rows]), covered, began
         )
     return found
+
+
+def _read(row: Mapping[str, Any]) -> bool:
+    """Whether all gold passages that a question needs were read, in one path where paths are read."""
+    together = [row["rows"]] if row["paths"] is None else row["paths"]
+    return any(gold_recall(rows, row["gold"], row["gold_of"], row["hops"]) == 1.0 for rows in together)
 
 
 def _predictions(record: RunRecord, root: Path) -> Path | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FOLDER = "fits"
 FITS_VERSION = 5  # of what a fit card holds; cards of another version are made anew
 FACTORISED = "factorised"
+FACTORS_VERSION = 1  # the same of the factorised law's card
 MIN_LEVELS = 3
 MIN_CLUSTERS = 4
 SETTINGS = ("index", "growth", "K", "K_train")
@@ -210,7 +211,8 @@ def basis_of(table: pd.DataFrame, options: LawOptions) -> str:
     metric = options.metric or table.attrs["metric"]
     done = table[table["status"] == "finished"]
     values = [[r, None if v is None or v != v else float(v)] for r, v in zip(done["run_id"], done[metric], strict=True)]
-    return digest({"options": options.identity(), "rows": sorted(values), "version": FITS_VERSION})
+    stands_on = {"options": options.identity(), "rows": sorted(values), "version": FITS_VERSION}
+    return digest(stands_on | ({"factors": FACTORS_VERSION} if options.factorised else {}))
 
 
 def conditions_of(rows: pd.DataFrame) -> list[str]:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from rag_exp.core.errors import ConfigError, DataError, TrainingError
+from rag_exp.data.gold import gold_recall
 from rag_exp.data.passages import PassageTable
 from rag_exp.data.questions import QuestionTable
 from rag_exp.evaluation.answering import answers, choices_of, decoding_problems
 from rag_exp.evaluation.coverage import answers_found
-from rag_exp.evaluation.metrics import exact_match, f1_score, gold_recall, metrics_of
+from rag_exp.evaluation.metrics import exact_match, f1_score, metrics_of
 from rag_exp.evaluation.options import EvaluationOptions
 from rag_exp.evaluation.predictions import read_predictions, write_predictions
 from rag_exp.models.decoding.ranked import Ranked

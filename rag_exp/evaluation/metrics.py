@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rag_exp.data.gold import gold_recall
 from rag_exp.data.normalise import normalise
 from rag_exp.evaluation.predictions import column_nulls
 
@@ -79,18 +80,6 @@ def _f1(predicted: list[str], wanted: list[str]) -> float:
         return float(predicted == wanted)
     same = sum((Counter(predicted) & Counter(wanted)).values())
     return 2 * same / (len(predicted) + len(wanted))
-
-
-def gold_recall(rows: Sequence[int], gold: Sequence[int], gold_of: Sequence[int], hops: int) -> float:
-    """The share of the needed gold passages that ``rows`` gives.
-
-    As many are needed as there are hops: of several passages that answer a one-hop question by themselves any
-    one is enough. A gold passage that was split counts once, whichever of its parts is there.
-    """
-    needed = max(1, min(hops, len(set(gold_of))))
-    there = set(rows)
-    found = {of for row, of in zip(gold, gold_of, strict=True) if row in there}
-    return min(len(found), needed) / needed
 
 
 def metrics_of(table: pa.Table) -> tuple[dict[str, float | None], dict[str, str]]:

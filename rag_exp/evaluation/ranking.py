@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.core.errors import DataError
+from rag_exp.data.gold import gold_recall
 from rag_exp.evaluation.coverage import answers_found
-from rag_exp.evaluation.metrics import gold_recall
 from rag_exp.evaluation.predictions import schema_of
 
 if TYPE_CHECKING:

@@ -10,15 +10,16 @@ import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
 from rag_exp.core.rng import numpy_rng
-from rag_exp.laws.factorised import Points
+from rag_exp.laws.factorised import SEARCHES, SHARES, Points
 
 IDENTITY = 1e-6  # relative gap of nll from its two parts, beyond which they are not of the same questions
 EXACT = 1 - 1e-9  # recall from which a search counts as exact
 NEEDED = ("N", "M", "K", "questions", "gold_in_corpus", "gold_found")
 SPLIT = ("nll_gold_found", "nll_gold_missed")  # of the nats alone both cases are logged
+CASES = ("nll_all_gold", "nll_not_all_gold", "gold_found@hop1")  # where questions need several gold passages
+RECALLS = (*SEARCHES, "gold_recall@1", "gold_recall@k")
 OPTIONAL = ("growth", "index", "distances_per_query", "nll_se")
-RECALLS = ("index_recall@1", "index_recall@k", "gold_recall@1", "gold_recall@k")
-COLUMNS = (*NEEDED, *SPLIT, *RECALLS, *OPTIONAL)
+COLUMNS = tuple(dict.fromkeys((*NEEDED, *SPLIT, *SHARES, *CASES, *RECALLS, *OPTIONAL)))
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,20 @@ class Answers:
 
     Attributes:
         value: of the metric that is fitted (its nats, or whether it is right).
-        found: whether a gold passage was among those read.
-        covered: whether the corpus holds a gold passage.
+        found: whether all gold passages that it needs were read, in one path where paths are read.
+        covered: whether the corpus holds them.
+        began: whether it does and the first hop found one of them; None where there is one hop.
     """
 
     value: np.ndarray
     found: np.ndarray
     covered: np.ndarray
+    began: np.ndarray | None = None
+
+    def cases(self) -> dict[str, float | None]:
+        """The columns :data:`CASES` of a run whose ``value`` is its nats; None: no such question, or one hop."""
+        parts = (self.value[self.found], self.value[~self.found], self.began)
+        return {n: float(v.mean()) if v is not None and len(v) else None for n, v in zip(CASES, parts, strict=True)}
 
 
 @dataclass
@@ -62,7 +70,11 @@ class FactorRows:
                 )
         n = points.shape[-1]
         unknown = np.full(n, np.nan)
-        every = {c: np.array(v) if (v := points.numbers(c)) is not None else unknown for c in (*needed, *RECALLS)}
+        numbers = (*needed, *CASES, *RECALLS)
+        every = {c: np.array(v) if (v := points.numbers(c)) is not None else unknown for c in numbers}
+        every["P"] = np.array(points.share())
+        if metric == "nll":
+            _tell_apart(every)
         for name, column in (("S", "distances_per_query"), ("nll_se", "nll_se")):
             values = points.numbers(column)
             every[name] = unknown if values is None else np.array(values)
@@ -76,20 +88,24 @@ class FactorRows:
             reasons = "; ".join(sorted({row["reason"] for row in left_out}))
             raise LawError(f"No run can carry the factorised law: {reasons or 'there are none'}.")
         columns = {k: v[keep] for k, v in every.items()}
-        over = columns["gold_found"] > columns["gold_in_corpus"] + 1e-9
+        over = columns["P"] > columns["gold_in_corpus"] + 1e-9
         if over.any():
             raise LawError(
                 f"In {over.sum()} of {len(keep)} runs gold is read for more questions than the corpus covers: the "
-                "questions need several passages each, of which a part counts. The factorised law is of one passage."
+                "questions need several passages each, and the data do not say how often all are read. Give "
+                "all_gold@k, or path_recall@k where paths are read."
             )
-        P, covered = columns["gold_found"], columns["gold_in_corpus"]
+        P, covered, began = columns["P"], columns["gold_in_corpus"], columns["gold_found@hop1"]
+        ranked = P if np.isnan(began).any() else began
         columns["y"] = columns[metric]
         columns["uncovered"] = 1 - covered
-        columns["outranked"] = 1 - P / np.where(covered > 0, covered, 1)
+        columns["outranked"] = 1 - ranked / np.where(covered > 0, covered, 1)
+        columns["incomplete"] = 1 - P / np.where(ranked > 0, ranked, 1)
         share = columns["gold_recall@1"] / np.where(columns["gold_recall@k"] > 0, columns["gold_recall@k"], np.nan)
         at_k, first = columns["index_recall@k"], columns["index_recall@1"]
         w = np.where(np.isnan(share) | np.isnan(first), 0.0, share)
-        columns["neighbours_missed"] = 1 - (w * np.nan_to_num(first) + (1 - w) * at_k)
+        again = np.where(np.isnan(columns["hop2_recall@j"]), 1.0, columns["hop2_recall@j"])
+        columns["neighbours_missed"] = 1 - (w * np.nan_to_num(first) + (1 - w) * at_k) * again
         labels = []
         for name in ("growth", "index"):
             column = points.labels(name)
@@ -103,8 +119,21 @@ class FactorRows:
         )
 
     @property
+    def told_apart(self) -> bool:
+        """Whether the nats of both cases are known of every run."""
+        return all(
+            not np.isnan(self[name][self["P"] != never]).any() for name, never in zip(SPLIT, (0, 1), strict=True)
+        )
+
+    @property
+    def hops_apart(self) -> bool:
+        """Whether it is known of every run what its first hop found."""
+        return not np.isnan(self["gold_found@hop1"]).any()
+
+    @property
     def exact(self) -> np.ndarray:
-        return self["index_recall@k"] >= EXACT
+        """Whether a run's search was exact, in both hops where there are two."""
+        return (self["index_recall@k"] >= EXACT) & ~(self["hop2_recall@j"] < EXACT)
 
     @property
     def compared(self) -> np.ndarray:
@@ -132,7 +161,7 @@ class FactorRows:
             same = self.exact & (self.growth == self.growth[i])
             for name in ("M", "K", "gold_in_corpus"):
                 same &= self[name] == self[name][i]
-            if same.any() and self["gold_found"][same][0] > 0:
+            if same.any() and self["P"][same][0] > 0:
                 out.append((int(i), int(np.flatnonzero(same)[0])))
         return out
 
@@ -143,13 +172,25 @@ def _unusable(row: dict[str, float], metric: str) -> str | None:
             return f"{name} is missing"
     if metric != "nll":
         return None
-    P = row["gold_found"]
+    P = row["P"]
     if (P > 0 and np.isnan(row["nll_gold_found"])) or (P < 1 and np.isnan(row["nll_gold_missed"])):
-        return "the nats with and without gold are missing"
+        return "the nats with and without gold are missing" if row["gold_found"] == P else None
     found, missed = (0.0 if np.isnan(row[n]) else row[n] for n in SPLIT)
     if abs(row["nll"] - P * found - (1 - P) * missed) > IDENTITY * abs(row["nll"]):
         return "its nats are not those with gold and without together: some questions have no gold passage"
     return None
+
+
+def _tell_apart(every: dict[str, np.ndarray]) -> None:
+    """Make :data:`SPLIT` of all the gold that a question needs; NaN where a run does not say so.
+
+    Those who read all are among those who read any, so that equal shares are the same questions. Where all or none
+    read it, the one case that there is is the whole.
+    """
+    partly = every["P"] < every["gold_found"] - 1e-9
+    for name, whole, alone in zip(SPLIT, CASES, (1.0, 0.0), strict=False):
+        of_all = np.where(np.isnan(every[whole]) & (every["P"] == alone), every["nll"], every[whole])
+        every[name] = np.where(partly | ~np.isnan(every[whole]), of_all, every[name])
 
 
 def resampled(
@@ -163,17 +204,20 @@ def resampled(
     if not draws:
         return None
     rng = numpy_rng(seed, "laws", "factorised")
-    names = ("y", "uncovered", "outranked", "neighbours_missed", "gold_found", *SPLIT)
+    names = ("y", "uncovered", "outranked", "incomplete", "neighbours_missed", "P", *SPLIT)
     out = {name: np.repeat(runs[name][None], draws, axis=0) for name in names if name in runs.columns}
-    Q, covered = runs["questions"], runs["gold_in_corpus"]
+    Q, covered, apart = runs["questions"], runs["gold_in_corpus"], runs.hops_apart
     if answers is None:
-        for name, of in (("uncovered", Q), ("outranked", Q * covered)):
+        shares = {"uncovered": Q, "outranked": Q * covered}
+        if apart:
+            shares["incomplete"] = Q * runs["gold_found@hop1"]
+        for name, of in shares.items():
             z_R1 = rng.normal(size=(draws, 1))
             share = runs[name]
             spread = np.sqrt(np.clip(share * (1 - share), 0, None) / np.maximum(of, 1))
             out[name] = np.clip(share + z_R1 * spread, 0.0, 1.0)
         relative = np.nan_to_num(runs["nll_se"] / runs["nll"]) if "nll" in runs.columns else 0.0
-        for name, share in zip(SPLIT, (runs["gold_found"], 1 - runs["gold_found"]), strict=True):
+        for name, share in zip(SPLIT, (runs["P"], 1 - runs["P"]), strict=True):
             if name in out:
                 spread = relative / np.sqrt(np.maximum(share, 1 / Q))
                 out[name] = out[name] * np.exp(rng.normal(size=(draws, 1)) * spread)
@@ -185,11 +229,13 @@ def resampled(
     value_nQ, found_nQ, covered_nQ = (
         np.array([getattr(a, k) for a in own], float) for k in ("value", "found", "covered")
     )
+    began_nQ = np.array([a.began for a in own], float) if apart else found_nQ
     size = value_nQ.shape[1]
     counts_RQ = rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(float)
-    read, there = counts_RQ @ found_nQ.T, counts_RQ @ covered_nQ.T
-    known = {"uncovered": (1 - there / size, there >= 0), "outranked": (1 - read / np.maximum(there, 1), there > 0)}
-    known["gold_found"] = (read / size, read >= 0)
+    read, began, there = (counts_RQ @ of_nQ.T for of_nQ in (found_nQ, began_nQ, covered_nQ))
+    known = {"uncovered": (1 - there / size, there >= 0), "outranked": (1 - began / np.maximum(there, 1), there > 0)}
+    known["incomplete"] = (1 - read / np.maximum(began, 1), began > 0)
+    known["P"] = (read / size, read >= 0)
     known["y"] = (counts_RQ @ value_nQ.T / size, read >= 0)
     known["nll_gold_found"] = (counts_RQ @ (value_nQ * found_nQ).T / np.maximum(read, 1), read > 0)
     known["nll_gold_missed"] = (counts_RQ @ (value_nQ * (1 - found_nQ)).T / np.maximum(size - read, 1), read < size)

@@ -12,7 +12,7 @@ from rag_exp.core.errors import LawError
 from rag_exp.core.rng import numpy_rng
 from rag_exp.laws.factor import Candidate, Factor, fit_factor
 from rag_exp.laws.factor_rows import COLUMNS, EXACT, RECALLS, SPLIT, Answers, FactorRows, resampled
-from rag_exp.laws.factorised import FactorisedFit, Points
+from rag_exp.laws.factorised import SEARCHES, FactorisedFit, Points
 
 COVERAGE = (Candidate("gain(M)", {"E": 1.0}), Candidate("power(M)"), Candidate("saturating(M)"))
 RANK = (Candidate("crowded"), Candidate("rising(M)", {"E": 0.0}), Candidate("power(K)"))
@@ -44,7 +44,8 @@ def fit_factorised(
         data: a DataFrame or mapping, one row per run, with ``metric`` and the columns ``NEEDED``,
             ``SPLIT`` and ``RECALLS`` of
             :mod:`rag_exp.laws.factor_rows`; ``growth`` and ``index`` where there are several;
-            ``distances_per_query`` where it was counted, and ``nll_se``.
+            ``distances_per_query`` where it was counted, and ``nll_se``; for questions of several gold passages
+            ``all_gold@k`` or ``path_recall@k``, and ``CASES`` where they are known.
         metric: ``nll``, whose two cases are logged, or another mean over questions. Its cases are then told apart by a
             law in N and P; of a score (em, f1) the errors are fitted.
         loss: of the nats' residuals; those of shares are squared and weighted by the questions that they are of.
@@ -53,7 +54,8 @@ def fit_factorised(
         answers: per row of ``data``, by position, its answers.
 
     Raises:
-        LawError: a column is absent, no row can be used, or the questions need several passages each.
+        LawError: a column is absent, no row can be used, or the questions need several passages each and nothing says
+            how often all are read.
     """
     runs = FactorRows.read(data, metric, cluster)
     again = resampled(runs, bootstrap, seed, answers)
@@ -68,14 +70,18 @@ def fit_factorised(
             metric, candidates, axes, runs[name][at], w[at], replicates, score=score, options=options, clusters=clusters
         )
 
-    Q, P, covered = runs["questions"], runs["gold_found"], runs["gold_in_corpus"]
+    Q, P, covered = runs["questions"], runs["P"], runs["gold_in_corpus"]
     coverage = {
         growth: factor(
             "share not covered", "uncovered", COVERAGE, runs.distinct("M", "uncovered", where=runs.growth == growth), Q
         )
         for growth in dict.fromkeys(runs.growth.tolist())
     }
-    searched = runs.distinct("M", "K", "outranked", "uncovered", where=runs.exact & (covered > 0))
+    searched = runs.distinct("M", "K", "outranked", "incomplete", "uncovered", where=runs.exact & (covered > 0))
+    second = None
+    if runs.hops_apart:
+        began = runs["gold_found@hop1"]
+        second = factor("share not completed", "incomplete", RANK, searched[began[searched] > 0], Q * began)
     recall = {
         kind: factor(
             "share of neighbours missed",
@@ -86,7 +92,7 @@ def fit_factorised(
         )
         for kind in dict.fromkeys(runs.index[~runs.exact].tolist())
     }
-    if metric == "nll":
+    if metric == "nll" and runs.told_apart:
         with_gold = factor("nats with gold", "nll_gold_found", USE, np.flatnonzero(P > 0), Q * P)
         without = factor("nats without gold", "nll_gold_missed", USE, np.flatnonzero(P < 1), Q * (1 - P))
     else:
@@ -105,6 +111,7 @@ def fit_factorised(
             "left_out": runs.left_out,
             "exact": sorted(set(runs.index[runs.exact].tolist())),
             "first_share": runs.first_share,
+            "searched_twice": bool((~np.isnan(runs["hop2_recall@j"])).any()),
         },
         resampling={
             "kind": None if not bootstrap else "given and wild" if answers else "binomial and wild",
@@ -112,6 +119,7 @@ def fit_factorised(
             "seed": seed if bootstrap else None,
         },
         metric=metric,
+        second=second,
     )
     found.warnings = list(dict.fromkeys(w for f in found.factors.values() for w in f.warnings))
     return found
@@ -122,7 +130,7 @@ def _cases(
 ) -> tuple[Factor, Factor]:
     """A metric with gold and without, as the two ends of one law in N and P."""
     flipped = metric in SCORES
-    at = np.flatnonzero(runs["gold_found"] > 0)
+    at = np.flatnonzero(runs["P"] > 0)
 
     def errors(values: np.ndarray) -> np.ndarray:
         return 1 - values if flipped else values
@@ -130,7 +138,7 @@ def _cases(
     one = fit_factor(
         metric,
         (Candidate("mixture", {"gamma": 1.0}),),
-        {"N": runs["N"][at], "P": runs["gold_found"][at]},
+        {"N": runs["N"][at], "P": runs["P"][at]},
         errors(runs["y"][at]),
         runs["questions"][at],
         errors(again["y"][:, at]) if again else None,
@@ -138,6 +146,11 @@ def _cases(
         options=options,
         clusters=None if runs.clusters is None else [runs.clusters[i] for i in at],
     )
+    if metric == "nll":
+        one.warnings.append(
+            "the nats with all gold read and without are known of some runs alone, and were told apart by how nll goes "
+            "with P and N (see rag_exp.laws.Answers.cases)"
+        )
     ends = ((f"{metric} with gold", 1.0), (f"{metric} without gold", NEVER))
     with_gold, without = (replace(one, metric=name, held={"P": P}, flipped=flipped) for name, P in ends)
     return with_gold, without
@@ -198,7 +211,7 @@ def _fitted_without(points: Points, held: np.ndarray, options: dict[str, Any]) -
     kept = None if cluster is None else [c for c, h in zip(cluster, held, strict=True) if not h]
     law = fit_factorised(part, **{**options, "cluster": kept})
     asked: dict[str, Any] = {}
-    for name in ("N", "M", "K", law.metric, "index_recall@1", "index_recall@k"):
+    for name in ("N", "M", "K", law.metric, *SEARCHES):
         column = points.numbers(name)
         if column is not None:
             asked[name] = column[held]
@@ -221,15 +234,15 @@ def _index_factor(runs: FactorRows, again: dict[str, np.ndarray] | None, seed: i
         warning = f"{metric}: taken to be 1, since no inexact search has an exact one beside it"
         return Factor(metric, constant=1.0, warnings=[warning] * inexact)
     of, by = (np.array(side) for side in zip(*pairs, strict=True))
-    x, w = runs["neighbours_missed"][of], (runs["questions"] * runs["gold_found"])[by]
+    x, w = runs["neighbours_missed"][of], (runs["questions"] * runs["P"])[by]
 
     def slope(found_Rn: np.ndarray, shaken: np.ndarray | float = 0.0) -> np.ndarray:
         lost = 1 - found_Rn[:, of] / np.where(found_Rn[:, by] > 0, found_Rn[:, by], 1) + shaken
         return np.maximum((w * x * lost).sum(1) / (w * x * x).sum(), 0.0)
 
-    value = float(slope(runs["gold_found"][None])[0])
+    value = float(slope(runs["P"][None])[0])
     if again is None:
         return Factor(metric, constant=value)
-    lost = 1 - runs["gold_found"][of] / runs["gold_found"][by]
-    signs = numpy_rng(seed, "laws", "index factor").choice([-1.0, 1.0], size=(len(again["gold_found"]), len(of)))
-    return Factor(metric, constant=value, draws_R=slope(again["gold_found"], signs * (lost - value * x)))
+    lost = 1 - runs["P"][of] / runs["P"][by]
+    signs = numpy_rng(seed, "laws", "index factor").choice([-1.0, 1.0], size=(len(again["P"]), len(of)))
+    return Factor(metric, constant=value, draws_R=slope(again["P"], signs * (lost - value * x)))

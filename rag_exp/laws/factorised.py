@@ -1,6 +1,6 @@
 """The factorised law: the loss through what a study logs of its retrieval, factor by factor.
 
-A question is answered with its gold passage among those read, or without. Hence, exactly and for every run,
+A question is answered with the gold it needs among what is read, or without. Hence, exactly and for every run,
 
     nll = P u1 + (1 - P) u0,        P = ``gold_found``, u1 = ``nll_gold_found``, u0 = ``nll_gold_missed``,
 
@@ -9,13 +9,23 @@ would have found:
 
     P = c r i
     c = ``gold_in_corpus``                                 coverage: 1 - c = 1 - G M^gamma, or a falling power of M
-    r = ``gold_found`` / ``gold_in_corpus`` of exact search  rank:   1 - r = B M^rho K^-kappa
-    i = ``gold_found`` / that of exact search at equal M, K  index:  1 - i = lambda (1 - s)
+    r = P / c of exact search                              rank:   1 - r = B M^rho K^-kappa
+    i = P / that of exact search at equal M, K             index:  1 - i = lambda (1 - s)
     s = w ``index_recall@1`` + (1 - w) ``index_recall@k``  where gold stands; w = ``gold_recall@1`` / ``gold_recall@k``
     u1, u0                                                 use:      E + A N^-alpha (+ B K^beta)
 
-Of another metric (an accuracy) the two cases are not logged; they are told apart by how it goes with P and N, which is
-the same identity read the other way: y = E + A N^-alpha - G P + B P N^-alpha.
+A question of several hops needs several gold passages, and P is the share that reads all of them: ``path_recall@k``
+where they must stand in one path, else ``all_gold@k``; c is the coverage of all. ``nll_gold_found`` is of any of them,
+so that u1 and u0 are ``nll_all_gold`` and ``nll_not_all_gold`` (:meth:`rag_exp.laws.Answers.cases`). A second search
+has its own rank and recall:
+
+    r = r1 r2,  r1 = ``gold_found@hop1`` / c,  r2 = P / ``gold_found@hop1``     s = (s of the first) ``hop2_recall@j``
+
+What this leaves out: u0 is of questions that read none of their gold and of those that read a part, as if a part were
+worth nothing. Where it is, u0 moves with M and K along with the parts' share.
+
+Of another metric (an accuracy), and of nats whose cases are not known, the two are told apart by how the metric goes
+with P and N, which is the same identity read the other way: y = E + A N^-alpha - G P + B P N^-alpha.
 
 Each factor is fitted on its own metric and the chain predicts the loss. What was measured takes the place of a factor's
 law, so that an index type that no run had, or a K, enters through its measured recall and needs no dummy. How s falls
@@ -36,8 +46,11 @@ from rag_exp.core.errors import LawError
 from rag_exp.laws.card import Prediction, card_text
 from rag_exp.laws.factor import Factor
 
-SCHEMA = 1
-ASKED = ("N", "M", "K", "S", "growth", "index", "gold_in_corpus", "gold_found", "index_recall@1", "index_recall@k")
+SCHEMA = 2
+SHARES = ("path_recall@k", "all_gold@k", "gold_found")
+"""What P is, the first of them that is known: all the gold that a question needs, together where paths are read."""
+SEARCHES = ("index_recall@1", "index_recall@k", "hop2_recall@j")
+ASKED = ("N", "M", "K", "S", "growth", "index", "gold_in_corpus", *SHARES, *SEARCHES)
 """Columns that a prediction reads."""
 
 
@@ -73,6 +86,16 @@ class Points:
             return None
         return np.broadcast_to(np.asarray(self.columns[name], dtype=object), self.shape[-1:])
 
+    def share(self) -> np.ndarray | None:
+        """P, where it was measured (see :data:`SHARES`)."""
+        known = [v for v in map(self.numbers, SHARES) if v is not None]
+        if not known:
+            return None
+        found = known[0]
+        for other in known[1:]:
+            found = np.where(np.isnan(found), other, found)
+        return found
+
     def axes(self, *names: str) -> dict[str, np.ndarray]:
         """Those of the columns that are there and everywhere known."""
         found = {n: self.numbers(n) for n in names}
@@ -85,10 +108,13 @@ class FactorisedFit:
 
     Attributes:
         coverage: the share of questions whose gold passage the corpus lacks, per way of growing.
-        rank: the share of covered questions whose gold passage exact search does not have among its K best.
+        rank: the share of covered questions whose gold passages exact search does not have among its K best; of two
+            hops the first one's alone, where both are known.
+        second: of the rest, the share whose second hop does not complete a path that is read; None where there is one
+            hop, or what the first one found is not known.
         index: lambda, the share of gold lost per share of neighbours lost.
         recall: the share of the best passages that an index misses, per index type.
-        found, missed: the metric (nats per answer) with a gold passage among those read, and without.
+        found, missed: the metric (nats per answer) with all needed gold among what is read, and without.
         ranges: of N, M and K among the rows used.
         rows: position in the data of every row used, and ``left_out`` with reasons.
     """
@@ -105,6 +131,7 @@ class FactorisedFit:
     resampling: dict[str, Any]
     metric: str = "nll"
     warnings: list[str] = field(default_factory=list)
+    second: Factor | None = None
 
     equation = "P u1 + (1 - P) u0, P = coverage x rank x index"
     summary = "what is lost with the gold passage read and without, by the share of questions that read it"
@@ -117,6 +144,7 @@ class FactorisedFit:
         return {
             **{f"coverage ({k} growth)": f for k, f in self.coverage.items()},
             "rank": self.rank,
+            **({"rank of the second hop": self.second} if self.second else {}),
             "index": self.index,
             **{f"recall ({k})": f for k, f in self.recall.items()},
             "with gold": self.found,
@@ -127,10 +155,11 @@ class FactorisedFit:
         """The metric, nats per answer unless another was fitted.
 
         Args:
-            data: N, and what says how often gold is read: either ``gold_found`` measured, or M and K (and ``growth``,
-                where the study has several), ``gold_in_corpus`` in place of M's law where it was measured, and for
-                an index that is not exact its measured ``index_recall@k`` (and ``index_recall@1``), or ``index``,
-                a type that the study had (with S, the passages it compares, where its law needs it).
+            data: N, and what says how often all gold is read: either P measured (one of :data:`SHARES`), or M and K
+                (and ``growth``, where the study has several), ``gold_in_corpus`` in place of M's law where it was
+                measured, and for an index that is not exact its measured ``index_recall@k`` (and ``index_recall@1``;
+                of two hops ``hop2_recall@j``), or ``index``, a type that the study had (with S, the passages it
+                compares, where its law needs it).
             interval: level of a pointwise interval over the replicates.
 
         Returns:
@@ -165,10 +194,12 @@ class FactorisedFit:
         """Every link of the chain at ``data``: c, r, i (where P was not measured), P, and the nats of both cases."""
         given = Points(data)
         out: dict[str, np.ndarray] = {}
-        measured = given.numbers("gold_found")
+        measured = given.share()
         if measured is None:
             out["c"] = self._covered(given, draws)
             out["r"] = 1 - np.clip(self.rank.values(self._ranked(given), draws), 0.0, 1.0)
+            if self.second is not None:
+                out["r"] = out["r"] * (1 - np.clip(self.second.values(self._ranked(given), draws), 0.0, 1.0))
             out["i"] = 1 - np.clip(self.index.values({}, draws) * self._lost(given, draws), 0.0, 1.0)
             out["P"] = out["c"] * out["r"] * out["i"]
         else:
@@ -205,10 +236,15 @@ class FactorisedFit:
 
     def _lost(self, given: Points, draws: bool) -> np.ndarray:
         """1 - s: measured, by the law of the index type, or 0 (exact search)."""
-        at_k, first = given.numbers("index_recall@k"), given.numbers("index_recall@1")
+        first, at_k, again = (given.numbers(name) for name in SEARCHES)
         if at_k is not None:
             share = self.rows["first_share"] if first is not None else 0.0
-            return np.atleast_2d(1 - (share * (first if first is not None else 0.0) + (1 - share) * at_k))
+            kept = share * (first if first is not None else 0.0) + (1 - share) * at_k
+            if self.rows["searched_twice"]:
+                if again is None:
+                    raise LawError("The runs searched twice: give hop2_recall@j beside index_recall@k.")
+                kept = kept * again
+            return np.atleast_2d(1 - kept)
         kinds = given.labels("index")
         if kinds is None:
             return np.zeros((1, 1))
@@ -266,8 +302,8 @@ class FactorisedFit:
         if card.get("schema") != SCHEMA or card.get("form") != "factorised":
             raise LawError(f"Not a card of a factorised law of schema {SCHEMA}.")
         rest = {k: v for k, v in card.items() if k not in ("schema", "form", "equation")}
-        for name in ("rank", "index", "found", "missed"):
-            rest[name] = Factor.from_dict(rest[name])
+        for name in ("rank", "second", "index", "found", "missed"):
+            rest[name] = Factor.from_dict(rest[name]) if rest[name] else None
         for name in ("coverage", "recall"):
             rest[name] = {k: Factor.from_dict(v) for k, v in rest[name].items()}
         rest["ranges"] = {k: (v[0], v[1]) for k, v in rest["ranges"].items()}

@@ -47,9 +47,12 @@ def study(synthetic, write_study, tmp_path):
         r.artifacts["evaluation"] = f"evaluation of {r.run_id}"
         file = tmp_path / "store" / "objects" / "evaluation" / r.artifacts["evaluation"] / "predictions.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
-        rank = [1 if f else None for f in found]
-        columns = {"id": [f"q{i}" for i in range(len(nll))], "nll": nll, "gold_rank": rank, "gold_in_corpus": inside}
-        pq.write_table(pa.table(columns), file)
+        questions = [
+            {"id": f"q{i}", "nll": nll[i], "gold_in_corpus": bool(inside[i]), "rows": [3, 7 if found[i] else 4]}
+            | {"gold": [7], "gold_of": [0], "hops": 1, "paths": None, "hop1": None}
+            for i in range(len(nll))
+        ]
+        pq.write_table(pa.Table.from_pylist(questions), file)
     folder = write_study(tmp_path / "studies" / "quickstart", runs)
     law = {"bootstrap": 60, "factorised": True, "over_N": ["power(N)"], "over_M": ["gain(M)"], "joint": ["joint_gain"]}
     plan = SimpleNamespace(folder=folder, root=tmp_path, name="quickstart", metric="nll", law=law, forms={})
@@ -89,6 +92,30 @@ def test_answers_are_read_in_one_order(study):
         a = answers[r.run_id]
         assert a.value.mean() == pytest.approx(r.metrics["nll"])
         assert (a.found.mean(), a.covered.mean()) == (r.metrics["gold_found"], r.metrics["gold_in_corpus"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "paths", "hop1", "read", "began"),
+    [
+        ([5, 6, 7], None, None, True, None),
+        ([5, 7, 8], None, None, False, None),
+        ([5, 6, 7], [[5, 7], [5, 6]], [5, 8], True, True),
+        ([5, 7, 6], [[5, 7], [7, 6]], [5, 7], False, True),  # each has one of them: not together
+        ([8, 6], [[8, 6]], [8], False, False),
+    ],
+)
+def test_of_several_gold_passages_all_must_be_read_together(tmp_path, rows, paths, hop1, read, began):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "store" / "objects" / "evaluation" / "e" / "predictions.parquet"
+    file.parent.mkdir(parents=True)
+    question = {"id": "q", "nll": 2.0, "gold_in_corpus": True, "gold": [5, 6], "gold_of": [0, 1], "hops": 2}
+    pq.write_table(pa.Table.from_pylist([question | {"rows": rows, "paths": paths, "hop1": hop1}]), file)
+    run = SimpleNamespace(run_id="run", artifacts={"evaluation": "e"}, config={})
+    answers = question_answers([run], tmp_path, "nll")["run"]
+    assert answers.found.tolist() == [read]
+    assert (None if answers.began is None else answers.began.tolist()) == (None if began is None else [began])
 
 
 def test_what_its_records_lack_is_the_reason(synthetic):

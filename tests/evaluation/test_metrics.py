@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_exp.core.errors import DataError
-from rag_exp.evaluation.metrics import METRICS, exact_match, f1_score, gold_recall, metrics_of
+from rag_exp.evaluation.metrics import METRICS, exact_match, f1_score, metrics_of
 from rag_exp.evaluation.predictions import COLUMNS, column_nulls, read_predictions, schema, write_predictions
 
 
@@ -38,21 +38,6 @@ def test_em_implies_f1(prediction, answers):
     em, f1 = exact_match(prediction, answers), f1_score(prediction, answers)
     assert 0 <= em <= f1 <= 1
     assert exact_match(answers[0], answers) == 1
-
-
-@pytest.mark.parametrize(
-    ("rows", "gold", "gold_of", "hops", "recall"),
-    [
-        ([4, 2], [2], [0], 1, 1.0),
-        ([4, 2], [3], [0], 1, 0.0),
-        ([4, 2], [2, 9], [0, 1], 1, 1.0),  # either answers a one-hop question
-        ([4, 2], [2, 9], [0, 1], 2, 0.5),  # two hops need both
-        ([4, 2, 3], [2, 3, 9], [0, 0, 1], 2, 0.5),  # two parts of one passage are one
-        ([9, 2], [2, 9], [0, 1], 3, 1.0),  # no more can be needed than there are
-    ],
-)
-def test_gold_recall(rows, gold, gold_of, hops, recall):
-    assert gold_recall(rows, gold, gold_of, hops) == recall
 
 
 OF_PATHS = [name for name in METRICS if "path" in name or name in ("all_gold@hop1", "kept_prior")]
