@@ -410,6 +410,11 @@ def _shard_problems(config: RunConfig, setting: Setting, size: int | None) -> li
     if setting.index.needs != "vectors":
         return [f"{named}: index={setting.index.kind} weighs words by the whole corpus; use {whole}."]
     found = on_ray.problems() if on_ray else []
+    if on_ray and config.trainer.embedders not in ("auto", 1):
+        found.append(
+            f"trainer.embedders: {config.trainer.embedders}: with retrieval.backend=ray the tasks of the cluster "
+            "embed, each in one process; use auto."
+        )
     if config.retriever.train != "frozen":
         found.append(
             f"{named}: a retriever that trains searches in its own process; use {whole}, or retriever.train=frozen."

@@ -1,8 +1,10 @@
 """Where the encoder works does not change what is saved, nor does how an index is cut."""
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 from rag_exp import cli
 from rag_exp import config as configs
 from rag_exp.builders import embedding, parents, retrieval
+from rag_exp.core.errors import DataError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.store import Store
+from rag_exp.retrieval import embeddings
 from rag_exp.retrieval.encoder import Encoder
 from rag_exp.retrieval.results import SearchResult
 from rag_exp.steps import plan_run
@@ -155,3 +159,51 @@ def test_embedding_that_was_killed_goes_on_after_the_last_whole_shard(tmp_path, 
         other = tmp_path / "whole" / file.relative_to(tmp_path / "killed")
         np.testing.assert_array_equal(np.load(file), np.load(other))
     np.testing.assert_array_equal(SearchResult.load(found.path).ids_QK, SearchResult.load(whole.path).ids_QK)
+
+
+def shards(root):
+    """The vectors' file and what was noted of every shard of embeddings below ``root``, by its artifact's key."""
+    records = [json.loads(file.read_text()) for file in sorted((root / "objects").glob("embeddings/*/artifact.json"))]
+    return {
+        r["key"]: (r["files"]["vectors.npy"], {n: v for n, v in r["stats"].items() if n != "encode_seconds"})
+        for r in records
+    }
+
+
+def test_processes_that_share_embedding_write_the_same_and_one_that_dies_is_told_of(tmp_path, monkeypatch):
+    for room in (parents, embedding, retrieval):
+        monkeypatch.setattr(room, "SHARD_ROWS", 500)
+    monkeypatch.setattr(embeddings, "BLOCK_ROWS", 90)
+    overrides = ["debug=tiny", "evaluation.questions=20"]
+    alone, shared = (
+        plan_run(configs.compose([*overrides, f"trainer.embedders={n}"]).run, ContentDigests()) for n in (1, 2)
+    )
+    assert alone.run_id == shared.run_id
+    Store(tmp_path / "alone").ensure(alone.roles["index"])
+    expected = shards(tmp_path / "alone")
+    assert len(expected) == 3
+
+    started, share = [], embedding.EmbedJob._shared
+    start = BaseProcess.start
+    monkeypatch.setattr(BaseProcess, "start", lambda process: (started.append(process), start(process)))
+
+    def after_a_kill(job, devices, ticker):
+        if job.first:
+            for process in started:
+                process.kill()
+                process.join()
+        return share(job, devices, ticker)
+
+    store = Store(tmp_path / "shared")
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding.EmbedJob, "_shared", after_a_kill)
+        with pytest.raises(DataError, match=r"Passages 500 to 999 .* the 2 processes .* died .*trainer\.embedders"):
+            store.ensure(shared.roles["index"])
+    assert len(shards(store.root)) == 1
+    assert not list((store.root / "tmp").glob("*"))
+
+    started.clear()
+    store.ensure(shared.roles["index"])
+    assert shards(store.root) == expected  # sizes and digests of the files, tokens, FLOPs
+    assert len(started) == 2, "the same processes for both shards"
+    assert not any(process.is_alive() for process in started)

@@ -39,6 +39,7 @@ def base():
         "prompt.passage_order=reverse",  # no order exists where each passage is read by itself
         "retrieval.shards=3",
         "retrieval.backend=ray",
+        "trainer.embedders=3",
         "retrieval.ray.address=auto",
     ],
 )
@@ -146,6 +147,7 @@ def test_shards_that_find_what_one_index_finds_are_not_in_the_id():
     ("overrides", "problem"),
     [
         (["index=bm25"], "retrieval.shards: 4: index=bm25 weighs words by the whole corpus"),
+        (["retrieval.backend=ray", "trainer.embedders=2"], "trainer.embedders: 2: with retrieval.backend=ray"),
         (["index=bm25", "retrieval.backend=ray"], "retrieval.backend: ray: index=bm25 weighs words by the whole"),
         (["retriever=query"], "retrieval.shards: 4: a retriever that trains searches in its own process"),
         (

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.builders.parents import SHARD_ROWS, encoder_folder, on_device, passage_table, run_on, tokenizer_folder
+from rag_exp.core.errors import DataError
 from rag_exp.core.store import Build
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from rag_exp.builders.workers import Seat
     from rag_exp.config import RunConfig
     from rag_exp.data.passages import PassageTable
+    from rag_exp.retrieval.encoder import Encoder
     from rag_exp.retrieval.encoders import EncoderOptions
     from rag_exp.training.options import TrainerOptions
+    from rag_exp.training.progress import Ticker
 
 _READ_ROWS = 8_192
 
@@ -24,7 +31,9 @@ def embeddings(config: RunConfig, shard: int, build: Build) -> None:
     if config.encoder.precomputed:
         build.stats |= _looked_up(config, passage_table(build), shard * SHARD_ROWS, build.folder)
         return
-    tokenizer = tokenizer_folder(build)
+    tokenizer, on_ray = tokenizer_folder(build), config.retrieval.on_ray
+    # A task of the cluster embeds alone: there are as many at a time as it has room for.
+    trainer = config.trainer if on_ray is None else config.trainer.model_copy(update={"embedders": 1})
     job = EmbedJob(
         encoder=config.encoder,
         weights=encoder_folder(build, "passage").resolve(),
@@ -33,16 +42,16 @@ def embeddings(config: RunConfig, shard: int, build: Build) -> None:
         first=shard * SHARD_ROWS,
         end=min((shard + 1) * SHARD_ROWS, size),
         folder=build.folder.resolve(),
-        trainer=config.trainer,
+        trainer=trainer,
     )
-    build.stats |= run_on(config.retrieval.on_ray, job)
+    build.stats |= run_on(on_ray, job)
 
 
 def _looked_up(config: RunConfig, table: PassageTable, first: int, folder: Path) -> dict[str, Any]:
     """Write the vectors of a shard that were made elsewhere."""
     import numpy as np
 
-    from rag_exp.retrieval.embeddings import write_vectors
+    from rag_exp.retrieval.embeddings import embedding_stats, write_vectors
     from rag_exp.retrieval.exact import as_vectors
     from rag_exp.retrieval.precomputed import PrecomputedVectors
 
@@ -52,9 +61,9 @@ def _looked_up(config: RunConfig, table: PassageTable, first: int, folder: Path)
     starts = range(first, end, _READ_ROWS)
     ids = (table.ids(np.arange(at, min(at + _READ_ROWS, end))) for at in starts)
     vectors = (as_vectors(block, first_row=at) for at, block in zip(starts, known.blocks(ids), strict=True))
-    write_vectors(folder / "vectors.npy", (end - first, known.dims), vectors, config.encoder.storage)
-    seconds = time.perf_counter() - start
-    return {"passages": end - first, "dims": known.dims, "tokens": 0, "flops": 0, "encode_seconds": seconds}
+    shape = (end - first, known.dims)
+    write_vectors(folder / "vectors.npy", shape, vectors, config.encoder.storage, first)
+    return embedding_stats(shape, tokens=0, flops=0, seconds=time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -77,19 +86,89 @@ class EmbedJob:
     trainer: TrainerOptions
 
     def build(self) -> dict[str, Any]:
-        """Write them; what it took."""
+        """Write them; what it took.
+
+        However many processes share the work, they read the same batches: with as many threads each the vectors are
+        the same bits, and otherwise the same up to rounding.
+
+        Raises:
+            DataError: a vector is not finite (its passage is named), or a process that shared the work died.
+        """
+        from rag_exp.training.progress import Ticker
+
+        devices = self.trainer.embedding_devices()
+        label = f"embedding from passage {self.first:,}" + (f" by {len(devices)}" if len(devices) > 1 else "")
+        with Ticker(label, self.end - self.first, self.trainer.progress, "passages") as ticker:
+            return self._alone(ticker) if len(devices) == 1 else self._shared(devices, ticker)
+
+    def _alone(self, ticker: Ticker) -> dict[str, Any]:
         import numpy as np
 
         from rag_exp.data.passages import PassageTable
         from rag_exp.retrieval.embeddings import embed_passages
-        from rag_exp.training.progress import Ticker
 
-        table = PassageTable.open(self.passages)
+        table, count = PassageTable.open(self.passages), self.end - self.first
         starts = range(self.first, self.end, _READ_ROWS)
         texts = (pair for at in starts for pair in table.texts(np.arange(at, min(at + _READ_ROWS, self.end))))
-        count, label = self.end - self.first, f"embedding from passage {self.first:,}"
-        with (
-            on_device(self.trainer, self.encoder.load(self.weights, self.tokenizer)) as made,
-            Ticker(label, count, self.trainer.progress, "passages") as ticker,
-        ):
-            return embed_passages(made, texts, count, self.folder, ticker.at, self.encoder.storage)
+        with on_device(self.trainer, self.encoder.load(self.weights, self.tokenizer)) as made:
+            return embed_passages(made, texts, count, self.folder, ticker.at, self.encoder.storage, self.first)
+
+    def _shared(self, devices: tuple[str, ...], ticker: Ticker) -> dict[str, Any]:
+        from concurrent.futures.process import BrokenProcessPool
+
+        from rag_exp.builders.workers import workers
+        from rag_exp.retrieval.embeddings import BLOCK_ROWS, embedding_stats, write_embeddings
+        from rag_exp.training.threads import shared_threads
+
+        start, shape = time.perf_counter(), (self.end - self.first, self.encoder.known_dims())
+        tasks = [(self, at, min(at + BLOCK_ROWS, self.end)) for at in range(self.first, self.end, BLOCK_ROWS)]
+        try:
+            with workers(devices, shared_threads(self.trainer.threads, len(devices))) as processes:
+                blocks = processes.map(_encode, tasks, ticker.at)
+                tokens = write_embeddings(blocks, shape, self.folder, self.encoder.storage, self.first)
+                flops = processes.ask(_flops, self, tokens, shape[0])
+        except BrokenProcessPool as e:
+            raise DataError(
+                f"Passages {self.first:,} to {self.end - 1:,} are not embedded: one of the {len(devices)} processes "
+                "that shared them died (killed, or out of memory?). Shards before them are kept: run it again, with a "
+                "smaller trainer.embedders if memory was short."
+            ) from e
+        return embedding_stats(shape, tokens, flops, time.perf_counter() - start)
+
+
+def _encode(seat: Seat, job: EmbedJob, first: int, end: int) -> tuple[np.ndarray, int]:
+    """Vectors of passages ``first`` to ``end`` and the tokens read, in a process that shares the work."""
+    import numpy as np
+
+    from rag_exp.retrieval.embeddings import encode_block
+
+    counted = 0
+
+    def progress(done: int) -> None:
+        nonlocal counted
+        seat.count(done - counted)
+        counted = done
+
+    made, table = _loaded(seat, job)
+    return encode_block(made, table.texts(np.arange(first, end)), first, progress)
+
+
+def _flops(seat: Seat, job: EmbedJob, tokens: int, texts: int) -> int:
+    return _loaded(seat, job)[0].flops(tokens, texts)
+
+
+def _loaded(seat: Seat, job: EmbedJob) -> tuple[Encoder, PassageTable]:
+    """What a process needs for ``job``; it is kept for the next part and the next shard."""
+    return _load(job.encoder, job.weights, job.tokenizer, job.passages, seat.device, seat.threads)
+
+
+@lru_cache(maxsize=1)
+def _load(
+    options: EncoderOptions, weights: Path, tokenizer: Path | None, passages: Path, device: str, threads: int
+) -> tuple[Encoder, PassageTable]:
+    import torch
+
+    from rag_exp.data.passages import PassageTable
+
+    torch.set_num_threads(threads)
+    return options.load(weights, tokenizer).to(device), PassageTable.open(passages)

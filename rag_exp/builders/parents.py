@@ -94,9 +94,11 @@ def vector_blocks(
     config: RunConfig, build: Build, shard: Callable[[int], Step], size: int
 ) -> tuple[list[np.ndarray], list[Artifact]]:
     """The first ``size`` vectors as memory maps, and the shards' artifacts."""
+    from rag_exp.builders.workers import workers_kept
     from rag_exp.retrieval.embeddings import load_blocks
 
-    made = built_on(config.retrieval.on_ray, [shard(i) for i in range(-(-size // SHARD_ROWS))], build)
+    with workers_kept():  # from one shard to the next
+        made = built_on(config.retrieval.on_ray, [shard(i) for i in range(-(-size // SHARD_ROWS))], build)
     return load_blocks([a.path for a in made], size), made
 
 

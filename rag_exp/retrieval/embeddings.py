@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from rag_exp.retrieval.encoder import Encoder
 
-BLOCK_ROWS = 8_192  # passages encoded and written at once
+BLOCK_ROWS = 2_048  # passages encoded and written at once, or by one process of several
 
 
 def embed_passages(
@@ -25,6 +26,7 @@ def embed_passages(
     folder: Path,
     progress: Callable[[int], None] | None = None,
     storage: Storage = "float32",
+    first_row: int = 0,
 ) -> dict[str, Any]:
     """Write the vectors of ``passages`` to ``folder/vectors.npy``, [count, D], in their order.
 
@@ -37,6 +39,7 @@ def embed_passages(
         folder: made if missing.
         progress: called with the number of passages done after each batch.
         storage: numbers that they are written as.
+        first_row: what the first of them is called in an error.
 
     Returns:
         ``passages``, ``dims``, ``tokens``, ``flops``, ``encode_seconds``.
@@ -45,61 +48,92 @@ def embed_passages(
         DataError: more or fewer passages than ``count``, or a vector that is not finite, or beyond ``storage`` (the
             row is named).
     """
+    start = time.perf_counter()
+    blocks = _encoded(encoder, passages, first_row, progress)
+    tokens = write_embeddings(blocks, (count, encoder.dims), folder, storage, first_row)
+    flops = encoder.flops(tokens, count)
+    return embedding_stats((count, encoder.dims), tokens, flops, time.perf_counter() - start)
+
+
+def encode_block(
+    encoder: Encoder,
+    passages: Sequence[tuple[str, str]],
+    first_row: int,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[np.ndarray, int]:
+    """Vectors of ``passages``, float32 [N, D], and the number of tokens read. An error says which passages it met."""
+    try:
+        return encoder.encode_counted([passage_text(*pair) for pair in passages], "passage", progress)
+    except Exception as e:
+        last = first_row + len(passages) - 1
+        e.add_note(f"while embedding passages {first_row:,} to {last:,}: {type(e).__name__}: {e}")
+        raise
+
+
+def write_embeddings(
+    blocks: Iterable[tuple[np.ndarray, int]], shape: tuple[int, int], folder: Path, storage: Storage, first_row: int
+) -> int:
+    """Write encoded ``blocks``, in their order, to ``folder/vectors.npy``, [rows, D] as ``shape`` says.
+
+    Returns:
+        the tokens of all of them.
+
+    Raises:
+        DataError: as :func:`embed_passages`.
+    """
     from rag_exp.retrieval.exact import as_vectors
 
-    done = tokens = 0
+    count, done, tokens = shape[0], 0, 0
 
-    def encoded() -> Iterator[np.ndarray]:
+    def finite() -> Iterator[np.ndarray]:
         nonlocal done, tokens
-        for texts in _blocks(passages):
-            if done + len(texts) > count:
+        for vectors, read in blocks:
+            if done + len(vectors) > count:
                 raise DataError(f"{folder}: more passages than the {count} that were announced.")
-            before = done
-            more = None if progress is None else lambda count, before=before: progress(before + count)
-            vectors, read = encoder.encode_counted(texts, "passage", more)
-            yield as_vectors(vectors, first_row=done)
-            done, tokens = done + len(texts), tokens + read
+            yield as_vectors(vectors, first_row=first_row + done)
+            done, tokens = done + len(vectors), tokens + read
 
-    start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    write_vectors(folder / "vectors.npy", (count, encoder.dims), encoded(), storage)
+    write_vectors(folder / "vectors.npy", shape, finite(), storage, first_row)
     if done != count:
         raise DataError(f"{folder}: {done} passages came, {count} were announced.")
-    return {
-        "passages": count,
-        "dims": encoder.dims,
-        "tokens": tokens,
-        "flops": encoder.flops(tokens, count),
-        "encode_seconds": time.perf_counter() - start,
-    }
+    return tokens
+
+
+def embedding_stats(shape: tuple[int, int], tokens: int, flops: int, seconds: float) -> dict[str, Any]:
+    """What is noted of embeddings: ``passages``, ``dims``, ``tokens``, ``flops``, ``encode_seconds``."""
+    return {"passages": shape[0], "dims": shape[1], "tokens": tokens, "flops": flops, "encode_seconds": seconds}
 
 
 def write_vectors(
-    file: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray], storage: Storage = "float32"
+    file: Path,
+    shape: tuple[int, int],
+    blocks: Iterable[np.ndarray],
+    storage: Storage = "float32",
+    first_row: int = 0,
 ) -> None:
     """Write ``blocks`` one after the other as one ``.npy`` file, [rows, D] as ``shape`` says.
 
     Plain writes, because a full disk raises ``OSError`` from them; under a memory map it kills the process (SIGBUS).
 
     Raises:
-        DataError: a number is too large for float16 (its row is named).
+        DataError: a number is too large for float16 (its row is named, the first one ``first_row``).
     """
     import numpy as np
 
-    number, first = np.dtype(storage).newbyteorder("<"), 0
+    number, row = np.dtype(storage).newbyteorder("<"), first_row
     with open(file, "wb") as out:
         np.lib.format.write_array_header_1_0(out, {"descr": number.str, "fortran_order": False, "shape": shape})
         for block in blocks:
             with np.errstate(over="ignore"):
                 stored = np.ascontiguousarray(block, number)
             if storage == "float16" and not (finite := np.isfinite(stored).all(axis=1)).all():
-                row = first + int(finite.argmin())
                 raise DataError(
-                    f"encoder.storage: float16 ends at 65,504, and the vector of passage {row} goes beyond: "
-                    "use float32, or an encoder of unit vectors."
+                    f"encoder.storage: float16 ends at 65,504, and the vector of passage {row + int(finite.argmin())} "
+                    "goes beyond: use float32, or an encoder of unit vectors."
                 )
             out.write(stored.data)
-            first += len(stored)
+            row += len(stored)
 
 
 def storage_of(blocks: Sequence[np.ndarray]) -> Storage:
@@ -107,15 +141,18 @@ def storage_of(blocks: Sequence[np.ndarray]) -> Storage:
     return "float16" if blocks and all(block.dtype == "float16" for block in blocks) else "float32"
 
 
-def _blocks(passages: Iterable[tuple[str, str]]) -> Iterable[list[str]]:
-    block: list[str] = []
-    for title, text in passages:
-        block.append(passage_text(title, text))
-        if len(block) == BLOCK_ROWS:
-            yield block
-            block = []
-    if block:
-        yield block
+def _encoded(
+    encoder: Encoder,
+    passages: Iterable[tuple[str, str]],
+    first_row: int,
+    progress: Callable[[int], None] | None,
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Vectors and tokens of ``passages``, a block at a time."""
+    left, done = iter(passages), 0
+    while block := list(islice(left, BLOCK_ROWS)):
+        more = None if progress is None else lambda count, before=done: progress(before + count)
+        yield encode_block(encoder, block, first_row + done, more)
+        done += len(block)
 
 
 def load_blocks(folders: Sequence[Path], size: int) -> list[np.ndarray]:

@@ -97,6 +97,11 @@ class TrainerOptions(Options):
     )
     device: Annotated[int, NEUTRAL] = Field(0, ge=0, description="which GPU; a run uses one, a study uses many")
     threads: Annotated[int | None, NEUTRAL] = Field(None, ge=1, description="torch threads on CPU; null leaves torch's")
+    embedders: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], NEUTRAL] = Field(
+        "auto",
+        description="processes that embed passages side by side, each on a GPU of its own where there are so many, "
+        "else with its part of the threads; auto: one for each GPU, on CPU none but this one",
+    )
     num_workers: Annotated[int, NEUTRAL] = Field(0, ge=0, description="processes that make batches; 0: this one")
     progress: Annotated[bool, NEUTRAL] = Field(True, description="show a progress bar")
     checkpoint_every: Annotated[int, NEUTRAL] = Field(
@@ -148,6 +153,18 @@ class TrainerOptions(Options):
             )
         return f"cuda:{self.device}"
 
+    def embedding_devices(self) -> tuple[str, ...]:
+        """The torch device of each process that embeds; of one alone that is this process.
+
+        Raises:
+            TrainingError: the accelerator that was asked for is not there.
+        """
+        import torch
+
+        device = self.resolved_device()
+        gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
+        return shared_out(device, gpus, self.embedders)
+
 
 class LoggerOptions(Options):
     """Where training curves are mirrored. The run's record is the truth; a logger that fails changes no run."""
@@ -156,6 +173,18 @@ class LoggerOptions(Options):
     project: Annotated[str, NEUTRAL] = Field("rag_exp", description="W&B project")
     entity: Annotated[str | None, NEUTRAL] = Field(None, description="W&B team or user")
     mode: Annotated[Literal["offline", "online"], NEUTRAL] = Field("offline", description="W&B only")
+
+
+def shared_out(device: str, gpus: int, processes: int | Literal["auto"]) -> tuple[str, ...]:
+    """The device of each of so many processes: GPUs in turn, from ``device`` on; elsewhere ``device`` for all.
+
+    >>> shared_out("cuda:1", gpus=2, processes=3)
+    ('cuda:1', 'cuda:0', 'cuda:1')
+    """
+    if not gpus:
+        return (device,) * (1 if processes == "auto" else processes)
+    first = int(device.removeprefix("cuda:"))
+    return tuple(f"cuda:{(first + n) % gpus}" for n in range(gpus if processes == "auto" else processes))
 
 
 def cuda_present() -> bool:

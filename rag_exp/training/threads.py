@@ -18,3 +18,8 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def shared_threads(threads: int | None, processes: int) -> int:
+    """The threads that each of so many processes takes, of ``threads`` (None: of torch's choice); at least one."""
+    return max(1, (torch.get_num_threads() if threads is None else threads) // processes)

@@ -10,7 +10,14 @@ from pydantic import ValidationError
 
 from rag_exp.core.errors import TrainingError
 from rag_exp.training import options as module
-from rag_exp.training.options import LoggerOptions, OptimOptions, TrainerOptions, TrainingOptions, stage_optim
+from rag_exp.training.options import (
+    LoggerOptions,
+    OptimOptions,
+    TrainerOptions,
+    TrainingOptions,
+    shared_out,
+    stage_optim,
+)
 
 
 def test_machine_and_logger_are_no_part_of_any_identity():
@@ -69,3 +76,31 @@ def test_the_options_import_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processes", "expected"),
+    [
+        ("cpu", 0, "auto", ["cpu"]),
+        ("mps", 0, "auto", ["mps"]),
+        ("cpu", 0, 3, ["cpu"] * 3),
+        ("cuda:0", 1, "auto", ["cuda:0"]),
+        ("cuda:0", 4, "auto", ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        ("cuda:2", 4, "auto", ["cuda:2", "cuda:3", "cuda:0", "cuda:1"]),
+        ("cuda:2", 4, 1, ["cuda:2"]),
+        ("cuda:3", 4, 2, ["cuda:3", "cuda:0"]),
+        ("cuda:0", 2, 5, ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]),
+    ],
+)
+def test_processes_that_embed_share_the_gpus(device, gpus, processes, expected):
+    assert list(shared_out(device, gpus, processes)) == expected
+
+
+def test_the_gpus_of_this_machine_are_counted(monkeypatch):
+    import torch
+
+    assert TrainerOptions(accelerator="cpu", embedders=2).embedding_devices() == ("cpu", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TrainerOptions(device=1).embedding_devices() == ("cuda:1", "cuda:0")
+    assert TrainerOptions(accelerator="cpu").embedding_devices() == ("cpu",)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from rag_exp.training.threads import torch_threads
+from rag_exp.training.threads import shared_threads, torch_threads
 
 
 def test_threads_are_given_back():
@@ -23,6 +23,14 @@ def test_threads_are_given_back():
     assert (seen, torch.get_num_threads()) == ([before + 1], before)
     with torch_threads(None):
         assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("threads", "processes", "each"), [(8, 2, 4), (8, 3, 2), (1, 2, 1), (None, 1, 5), (None, 2, 2)]
+)
+def test_processes_share_the_threads(threads, processes, each):
+    with torch_threads(5):
+        assert shared_threads(threads, processes) == each
 
 
 def test_no_lightning_is_loaded_for_it():
