@@ -53,7 +53,8 @@ class EvaluationSetting(EvaluationOptions):
 
 class RunConfig(Options):
     """All that one run is. ``corpus``, ``index`` and ``retrieval`` are the training setting; ``evaluation``
-    holds what differs when the trained model is asked."""
+    holds what differs when the trained model is asked. ``distractors_encoder`` orders documents where
+    ``corpus.distractors`` says so."""
 
     task: Annotated[Literal["rag", "retrieval"], NEUTRAL] = Field(
         "rag", description="rag: a reader is trained and asked; retrieval: a search alone is measured, nothing reads"
@@ -64,6 +65,7 @@ class RunConfig(Options):
     questions: QUESTIONS.union()  # type: ignore[valid-type]
     tokenizer: TokenizerOptions
     encoder: ENCODERS.union()  # type: ignore[valid-type]
+    distractors_encoder: ENCODERS.union() | None = None  # type: ignore[valid-type]
     index: INDEXES.union()  # type: ignore[valid-type]
     retriever: RetrieverOptions
     retrieval: RetrievalOptions
@@ -76,6 +78,11 @@ class RunConfig(Options):
     trainer: Annotated[TrainerOptions, NEUTRAL]
     logger: Annotated[LoggerOptions, NEUTRAL]
     paths: Annotated[PathOptions, NEUTRAL]
+
+    @property
+    def ordering(self) -> RunConfig:
+        """The same with the encoder that orders distractors in its encoder's place."""
+        return self.model_copy(update={"encoder": self.distractors_encoder})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rag_exp.config import RunConfig
-from rag_exp.core.store import Store
+from rag_exp.core.store import Step, Store
 from rag_exp.retrieval.tuning import Tuning
 from rag_exp.steps import TRAINED, RunSteps
 
@@ -188,9 +188,25 @@ def _corpora(steps: RunSteps, store: Store, nulls: dict[str, str]) -> dict[str, 
             nulls[f"corpora.{name}"] = f"{GONE}: the passages"
             continue
         found[name] = {key: made.stats[key] for key in ("documents", "passages", "words", "tokens", "digest")}
+        found[name]["order"] = _order(step.parents["passages"])
         if found[name]["tokens"] is None:
             nulls[f"corpora.{name}.tokens"] = "no vocabulary trained on the corpus is part of this run"
     return found
+
+
+def _order(passages: Step) -> str:
+    """Which documents come first in a corpus, in words."""
+    corpus, gold = passages.fields["corpus"], passages.fields.get("gold")
+    by_hash = f"hash order, seed {corpus['order_seed']}"
+    if gold is None:
+        return by_hash
+    near, splits = "", " and ".join(gold["splits"])
+    if "nearness" in passages.parents:
+        step = passages.parents["nearness"]
+        near = f", those near its questions by {step.fields['encoder']['kind']} ({step.name})"
+    elif "nearness" in passages.fields:
+        near = ", those near its questions by bm25"
+    return f"gold of split {splits}{near}, {by_hash}"
 
 
 def _asked_how(steps: RunSteps, stats: dict[str, Any]) -> dict[str, Any]:

@@ -79,8 +79,10 @@ def measured_rates(plan: Study, options: PlanOptions, found: Sequence[Stage]) ->
     by_flops = options.flops_per_second is not None or options.encoder_parameters is not None
     if options.tokens_per_second is not None:
         embedding = dict.fromkeys(encoders, options.tokens_per_second)
-    measured = {} if embedding or by_flops else {p.config.encoder.model_dump_json(): p.config for p in plan.points}
-    measured = {name: config for name, config in measured.items() if name in encoders}
+    measured = {}
+    if not (embedding or by_flops):
+        known = [config for p in plan.points for config in (p.config, p.config.ordering) if config.encoder is not None]
+        measured = {name: config for config in known if (name := config.encoder.model_dump_json()) in encoders}
     missing = [options.flops_per_second, options.bytes_per_second].count(None) + bool(measured)
     each = options.seconds / max(missing, 1)
     config = plan.points[0].config

@@ -131,7 +131,7 @@ def known_size(config: RunConfig) -> int | None:
 def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
     """What is wrong across fields, as far as it can be known before anything is read: one sentence each."""
     found = [*config.corpus.problems(), *config.questions.problems(), *config.questions.misfits(config.corpus)]
-    found += config.encoder.problems()
+    found += [*config.encoder.problems(), *_order_problems(config, train, asked)]
     known = known_size(config)
     found += setting_problems(config, train, train.size if train.size is not None else known, known, asked=False)
     if asked != train:
@@ -176,6 +176,24 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         found += hosted_problems(config)
     found += _hop_problems(config, train)
     return list(dict.fromkeys(found))
+
+
+def _order_problems(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
+    """What keeps distractors from being ordered by vectors, where they are: one sentence each."""
+    if config.corpus.distractors != "dense" or "distractor" not in (train.growth, asked.growth):
+        return []
+    encoder = config.distractors_encoder
+    use = "use encoder@distractors_encoder=minilm, sentence_transformers or precomputed"
+    if encoder is None:
+        return [f"distractors_encoder: null: corpus.distractors=dense needs an encoder that comes trained; {use}."]
+    if encoder.needs_tokenizer or encoder.warmup_steps > 0:
+        return [
+            f"distractors_encoder.kind: {encoder.kind} is trained on the corpus that it would put in order; {use}, "
+            "which come trained."
+        ]
+    if encoder.kind == "points":
+        return [f"distractors_encoder.kind: points reads the numbers of corpus=points, which has no gold; {use}."]
+    return [f"distractors_{problem}" for problem in encoder.problems()]
 
 
 def _search_problems(config: RunConfig, asked: Setting) -> list[str]:

@@ -45,8 +45,13 @@ def _stages(point: Point, options: PlanOptions) -> Iterator[tuple[str, int, Stag
         size = total if setting.size is None else min(setting.size, total)
         if step.kind == "passages":
             yield step.key, 0, _passages(total, options)
+        elif step.kind == "nearness":
+            yield _vectors(step.parents), total, _embeddings(config.ordering, total, options)
+            yield step.key, 0, _nearness(config.ordering, total, options)
+        elif step.kind == "released_encoder":
+            yield step.key, 0, _encoder(config.ordering, 0, options)
         elif step.kind == "encoder":
-            yield step.key, 0, _encoder(config, options)
+            yield step.key, 0, _encoder(config, config.retriever.warmup.resolved(config.encoder).steps, options)
         elif step.kind == "index":
             if setting.uses_vectors:
                 yield _vectors(step.parents), size, _embeddings(config, size, options)
@@ -78,11 +83,22 @@ def _passages(total: int, options: PlanOptions) -> Stage:
     return Stage("passages", formula, disk=disk, moved=disk)
 
 
-def _encoder(config: RunConfig, options: PlanOptions) -> Stage:
+def _nearness(config: RunConfig, total: int, options: PlanOptions) -> Stage:
+    """The exact search of all questions of a split by which distractors are put in order."""
+    dims = config.encoder.known_dims()
+    return Stage(
+        "nearness",
+        f"2 x {dims} x {total:,} x {options.questions:,.0f} queries",
+        flops=2 * dims * total * options.questions,
+        moved=config.encoder.bytes_per_number * dims * total,
+    )
+
+
+def _encoder(config: RunConfig, steps: int, options: PlanOptions) -> Stage:
+    """An encoder, and its warm-up of so many steps."""
     counted = sum(config.encoder.parameter_counts(config.tokenizer.vocab_size).values())
     held = counted if options.encoder_parameters is None else options.encoder_parameters
     disk = BYTES_PER_NUMBER * held
-    steps = config.retriever.warmup.resolved(config.encoder).steps
     sizes = f"{BYTES_PER_NUMBER} x {held:,.0f} parameters"
     if steps == 0:
         return Stage("encoder", sizes, disk=disk, memory=disk, moved=disk)

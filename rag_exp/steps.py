@@ -10,6 +10,10 @@ closed-book run has no index, an oracle run no encoder.
 
 With ``task=retrieval`` nothing reads: the run ends with the ranking of what was found, in the evaluation's place.
 
+A corpus whose distractors come by their vectors (``corpus.distractors=dense``) is made of the same in hash order:
+
+    passages -> questions, released_encoder -> embeddings, question_embeddings -> nearness -> passages
+
 The warm-ups read the gold passages that the training questions name, wherever those stand in the
 corpus: supervision is part of the questions, not of the corpus size under study.
 """
@@ -28,7 +32,7 @@ from rag_exp.core.fingerprint import ContentDigests, digest
 from rag_exp.core.options import SEARCH, Options
 from rag_exp.core.store import Build, Step
 from rag_exp.retrieval.hop2 import SecondHop
-from rag_exp.retrieval.nearness import nearness_identity
+from rag_exp.retrieval.nearness import fusion_identity, nearness_identity
 from rag_exp.retrieval.tuning import TUNING_SPLIT
 from rag_exp.settings import Setting, problems_of, settings
 from rag_exp.training.options import TrainingOptions, stage_optim
@@ -37,9 +41,11 @@ from rag_exp.training.options import TrainingOptions, stage_optim
 VERSIONS = {
     "passages": 1,
     "manifest": 1,
+    "nearness": 1,
     "questions": 1,
     "tokenizer": 1,
     "encoder": 1,
+    "released_encoder": 1,
     "embeddings": 1,
     "question_embeddings": 1,
     "exact": 1,
@@ -110,6 +116,7 @@ class _Planner:
     def plan(self) -> RunSteps:
         train, asked = self.train, self.asked
         reads = self.config.task == "rag"
+        self.roles |= self.order_roles(train, "")
         self.roles |= {"passages": self.passages(train), "questions": self.questions(train)}
         self.roles |= self.reader_tokenizer if reads else {}
         if train.uses_vectors or asked.uses_vectors:
@@ -118,6 +125,7 @@ class _Planner:
             self.roles["encoder"] = self.encoder_step
         weights = self.training() if reads else {}
         if self.passages(asked).key != self.passages(train).key:
+            self.roles |= self.order_roles(asked, "evaluation_")
             self.roles["evaluation_passages"] = self.passages(asked)
             self.roles["evaluation_questions"] = self.questions(asked)
         if asked.source != "none":
@@ -171,16 +179,71 @@ class _Planner:
         if growth == "distractor":
             # Of each setting its own questions' gold passages come first, whatever else the two settings share.
             splits = ("train",) if setting is self.train else (self.config.evaluation.split,)
-        return self.once(f"passages {growth} {splits}", lambda: self._passages(growth, splits))
+        return self._passages(growth, splits)
 
-    def _passages(self, growth: str, splits: tuple[str, ...]) -> Step:
+    def _passages(self, growth: str, splits: tuple[str, ...] = ()) -> Step:
+        return self.once(f"passages {growth} {splits}", lambda: self._ordered(growth, splits))
+
+    def _ordered(self, growth: str, splits: tuple[str, ...]) -> Step:
         corpus = self.config.corpus.model_copy(update={"growth": growth, "size": None})
         fields = {"corpus": self.identity(corpus), "chunking": self.config.passages.identity()}
+        parents = {}
         if growth == "distractor":  # gold documents come first, so the questions decide the order
             fields["gold"] = {"questions": self.identity(self.config.questions), "splits": list(splits)}
-        if corpus.nearest_first:
+        if corpus.nearest_first and corpus.distractors == "bm25":
             fields["nearness"] = nearness_identity()
-        return _step("passages", fields, {}, partial(builders.passages, self.config, corpus, splits))
+        elif corpus.nearest_first:
+            (split,) = splits
+            parents["nearness"] = self.nearness(split)
+        return _step("passages", fields, parents, partial(builders.passages, self.config, corpus, splits))
+
+    def nearness(self, split: str) -> Step:
+        """How near each document, in hash order, is to the questions of ``split`` by the vectors of an encoder that has
+        learnt nothing from the corpus."""
+        config = self.config.ordering
+        encoder = self.ordering_identity
+        by_hash = self._passages("coverage")
+        questions = self._questions(by_hash)
+        released = {} if config.encoder.precomputed else {"encoder": self.released_encoder}
+        asked = {"encoder": encoder, "split": split, "questions": None}
+        vectors = builders.VectorSteps(
+            self._embeddings(config, encoder, {"passages": by_hash, **released}),
+            _step(
+                "question_embeddings",
+                asked,
+                {"questions": questions, **released},
+                partial(builders.question_embeddings, config, split, None),
+            ),
+        )
+        versions = {name: VERSIONS[name] for name in ("embeddings", "question_embeddings")}
+        return _step(
+            "nearness",
+            {**asked, **fusion_identity(), **versions},
+            {"passages": by_hash, "questions": questions, **released},
+            partial(builders.nearness, config, split, vectors),
+        )
+
+    @cached_property
+    def released_encoder(self) -> Step:
+        """The encoder that orders distractors, as it comes."""
+        build = partial(builders.released_encoder, self.config.ordering)
+        return _step("released_encoder", {"encoder": self.ordering_identity}, {}, build)
+
+    @cached_property
+    def ordering_identity(self) -> dict[str, Any]:
+        """Of the encoder that orders distractors."""
+        try:
+            return self.identity(self.config.ordering.encoder)
+        except ConfigError as e:
+            raise ConfigError([f"distractors_{problem}" for problem in e.problems]) from e
+
+    def order_roles(self, setting: Setting, prefix: str) -> dict[str, Step]:
+        """What the order of the setting's corpus is made of, where documents come by their vectors."""
+        nearness = self.passages(setting).parents.get("nearness")
+        if nearness is None:
+            return {}
+        made = {"hash_order": nearness.parents["passages"], f"{prefix}nearness": nearness}
+        return {"distractors_encoder": nearness.parents["encoder"], **made} if "encoder" in nearness.parents else made
 
     def manifests(self) -> dict[str, Step]:
         """Of the corpora that passages are read from: the one that is asked, and the one that training read."""
@@ -199,12 +262,14 @@ class _Planner:
 
     def questions(self, setting: Setting) -> Step:
         """The questions, their gold passages found in the setting's corpus."""
-        passages = self.passages(setting)
-        return self.once(f"questions {passages.key}", lambda: self._questions(passages))
+        return self._questions(self.passages(setting))
 
     def _questions(self, passages: Step) -> Step:
-        build = partial(builders.questions, self.config)
-        return _step("questions", self.identity(self.config.questions), {"passages": passages}, build)
+        def make() -> Step:
+            build = partial(builders.questions, self.config)
+            return _step("questions", self.identity(self.config.questions), {"passages": passages}, build)
+
+        return self.once(f"questions {passages.key}", make)
 
     @cached_property
     def tokenizer(self) -> dict[str, Step]:
@@ -317,12 +382,12 @@ class _Planner:
         parents = {"passages": self.passages(setting), **self.encoder_parents(), **trained}
         if self.comes_trained and not trained:
             parents["encoder"] = self._encoder(None)
-        encoder = self.identity(self.config.encoder)
+        return self._embeddings(self.config, self.identity(self.config.encoder), parents)
+
+    @staticmethod
+    def _embeddings(config: RunConfig, encoder: dict[str, Any], parents: dict[str, Step]) -> Callable[[int], Step]:
         return lambda shard: _step(
-            "embeddings",
-            {"encoder": encoder, "shard": shard},
-            parents,
-            partial(builders.embeddings, self.config, shard),
+            "embeddings", {"encoder": encoder, "shard": shard}, parents, partial(builders.embeddings, config, shard)
         )
 
     def found(

@@ -1,5 +1,6 @@
 """What a run's identity holds, and what it does not."""
 
+import numpy as np
 import pytest
 
 from rag_exp import config as configs
@@ -383,6 +384,55 @@ def test_the_order_of_distractors_is_known_to_distractor_growth_alone(base):
     asked = steps("evaluation.growth=distractor", "corpus.distractors=bm25")
     assert asked.roles["checkpoint"].key == base.roles["checkpoint"].key
     assert asked.roles["evaluation_passages"].fields["corpus"]["distractors"] == "bm25"
+
+
+VECTORS = ("passages", "passage_ids", "questions", "question_ids")
+DENSE = ["corpus.distractors=dense", "encoder@distractors_encoder=precomputed"]
+
+
+@pytest.fixture
+def dense(tmp_path):
+    """What orders distractors by vectors that were made elsewhere."""
+    for name in VECTORS:
+        np.save(tmp_path / f"{name}.npy", np.zeros((2, 3), np.float32))
+    return [*DENSE, *(f"distractors_encoder.{name}={tmp_path / name}.npy" for name in VECTORS)]
+
+
+def test_the_order_by_vectors_is_of_its_encoder_and_its_questions(base, dense, tmp_path):
+    assert steps(*dense).run_id == base.run_id
+    asked = steps("evaluation.growth=distractor", *dense)
+    assert asked.roles["checkpoint"].key == base.roles["checkpoint"].key
+    near = asked.roles["evaluation_nearness"]
+    assert asked.roles["evaluation_passages"].parents == {"nearness": near}
+    assert near.parents["passages"].key == base.roles["passages"].key == asked.roles["hash_order"].key
+    assert near.parents["questions"].key == base.roles["questions"].key
+    for same in ("encoder.dims=8", "retriever.warmup.steps=9", "tokenizer.vocab_size=300", "seed=3"):
+        assert steps("evaluation.growth=distractor", *dense, same).roles["evaluation_nearness"].key == near.key
+    np.save(tmp_path / "passages.npy", np.ones((2, 3), np.float32))
+    other = plan_run(configs.compose(["debug=tiny", "evaluation.growth=distractor", *dense]).run, ContentDigests())
+    assert other.roles["evaluation_nearness"].key != near.key
+    assert other.roles["evaluation_passages"].key != asked.roles["evaluation_passages"].key
+    both = steps("corpus.growth=distractor", *dense)
+    assert both.roles["nearness"].fields["split"] == "train"
+    assert both.roles["evaluation_nearness"].fields["split"] == "dev"
+    assert both.roles["nearness"].parents == both.roles["evaluation_nearness"].parents
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["encoder@distractors_encoder=static"], "distractors_encoder.kind: static is trained on the corpus"),
+        (["encoder@distractors_encoder=points"], "distractors_encoder.kind: points reads the numbers"),
+        (["distractors_encoder=null"], "needs an encoder that comes trained; use encoder@distractors_encoder=minilm"),
+        (["distractors_encoder.model=package:no_such_model"], "distractors_encoder.model: the package no_such_model"),
+        (["encoder@distractors_encoder=precomputed"], "distractors_encoder.passages: no file"),
+    ],
+)
+def test_what_cannot_put_distractors_in_order(base, overrides, says):
+    assert steps("corpus.distractors=dense", *overrides).run_id == base.run_id  # nothing is put in order
+    with pytest.raises(ConfigError) as e:
+        steps("evaluation.growth=distractor", "corpus.distractors=dense", *overrides)
+    assert any(says in p for p in e.value.problems), e.value.problems
 
 
 @pytest.mark.parametrize(

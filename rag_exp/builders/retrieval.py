@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.builders.parents import (
@@ -22,7 +23,7 @@ from rag_exp.core.rng import derive
 from rag_exp.core.store import Build
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy as np
 
@@ -43,7 +44,8 @@ def passages(config: RunConfig, corpus: Any, splits: tuple[str, ...], build: Bui
     from rag_exp.data.passages import write_passages
     from rag_exp.retrieval.nearness import by_bm25
 
-    gold, nearness = None, None
+    gold: set[str] | None = None
+    nearness: Callable[..., np.ndarray] | None = None
     if corpus.growth == "distractor":
         asked = [q for q in config.questions.questions() if q.split in splits]
         gold = {id for q in asked for id in q.gold_ids}
@@ -52,9 +54,36 @@ def passages(config: RunConfig, corpus: Any, splits: tuple[str, ...], build: Bui
                 "growth=distractor keeps the gold documents, but no question of "
                 f"{' or '.join(splits)} names a gold passage."
             )
-        if corpus.nearest_first:
+        if "nearness" in build.step.parents:
+            nearness = partial(_known, build.parent("nearness").path / "nearness.npy")
+        elif corpus.nearest_first:
             nearness = partial(by_bm25, [q.question for q in asked])
     build.stats |= write_passages(corpus, config.passages, build.folder, gold, nearness)
+
+
+def nearness(config: RunConfig, split: str, vectors: VectorSteps, build: Build) -> None:
+    """How near each document is to the questions of ``split`` by vectors, documents in the order of the passages."""
+    import numpy as np
+
+    from rag_exp.core.atomic import write_json
+    from rag_exp.retrieval.nearness import by_vectors, fusion_identity
+
+    queries = question_vectors(build, vectors)  # first, because the questions may be wrong
+    table = passage_table(build)
+    blocks, made = vector_blocks(config, build, vectors.passages, len(table))
+    found = by_vectors(queries, blocks, table.doc_ends)
+    np.save(build.folder / "nearness.npy", found, allow_pickle=False)
+    build.stats |= {
+        "encoder": build.step.fields["encoder"],
+        **fusion_identity(),
+        "split": split,
+        "questions": len(queries),
+        "passages": len(table),
+        "documents": len(found),
+        "near_documents": int((found > 0).sum()),
+        "embedding_flops": sum(a.stats["flops"] for a in made),
+    }
+    write_json(build.folder / "manifest.json", build.stats)
 
 
 def manifest(size: int | None, build: Build) -> None:
@@ -129,6 +158,11 @@ def encoder(config: RunConfig, hop2: SecondHop | None, build: Build) -> None:
             progress=lambda step, loss: ticker.at(step, f"loss {loss:.3f}"),
         )
     made.save(build.folder)
+
+
+def released_encoder(config: RunConfig, build: Build) -> None:
+    """An encoder that comes trained, as it comes: nothing is learnt or set from a corpus."""
+    config.encoder.create(None, None, 0).save(build.folder)
 
 
 def question_embeddings(config: RunConfig, split: str, limit: int | None, build: Build) -> None:
@@ -354,6 +388,13 @@ def _reference(
     temperature = config.retriever.temperature
     parts = [History.load(build.ensure(steps.exact(i)).path) for i in range(-(-size // SHARD_ROWS))]
     return Reference(exact_prefix(parts, queries, blocks, size, k, temperature), blocks, temperature)
+
+
+def _known(file: Path, texts: object, doc_ends: object) -> np.ndarray:
+    """The nearness of the same documents in the same order, as it was found before."""
+    import numpy as np
+
+    return np.load(file, allow_pickle=False)
 
 
 def _texts(table: PassageTable, size: int) -> Iterator[str]:

@@ -41,7 +41,7 @@ class RunRecord(BaseModel):
         default_factory=dict,
         description="the corpora that were `asked` and, where passages were read in training, `train`ed with: "
         "documents, passages, words, tokens (of titles and texts, by the vocabulary trained on the corpus) and digest: "
-        "BLAKE2b-128 of the passages' ids in their order, a newline after each",
+        "BLAKE2b-128 of the passages' ids in their order, a newline after each; order: which documents come first",
     )
     parameters: dict[str, dict[str, int]] = Field(
         default_factory=dict,

@@ -84,10 +84,10 @@ class CorpusOptions(Options):
         description="coverage: gold passages enter as the corpus grows; distractor: documents with gold come first",
     )
     order_seed: int = Field(0, ge=0, description="seed of the hash order of documents, whose prefixes are the corpora")
-    distractors: Literal["any", "bm25"] = Field(
+    distractors: Literal["any", "bm25", "dense"] = Field(
         "any",
-        description="growth=distractor: which documents come after those with gold; any: hash order; bm25: first those "
-        "that BM25 finds near the questions, the nearest first",
+        description="growth=distractor: which documents come after those with gold; any: hash order; bm25, dense: "
+        "first those that BM25, or vectors of distractors_encoder, find near the questions, the nearest first",
     )
 
     def identity(self, *leave_out: str) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class CorpusOptions(Options):
     @property
     def nearest_first(self) -> bool:
         """Whether distractors come in the order of how near they are to the questions."""
-        return self.growth == "distractor" and self.distractors == "bm25"
+        return self.growth == "distractor" and self.distractors != "any"
 
     def problems(self) -> list[str]:
         """What can be seen to be wrong without work (a missing file or package): finished sentences naming the key."""

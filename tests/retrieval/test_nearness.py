@@ -1,11 +1,13 @@
-"""Which documents are near the questions: rankings by BM25, fused by document."""
+"""Which documents are near the questions: rankings by BM25 or by vectors, fused by document."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_exp.retrieval.nearness import by_bm25
+from rag_exp.core.errors import DataError
+from rag_exp.retrieval import nearness
+from rag_exp.retrieval.nearness import by_bm25, by_vectors
 
 TEXTS = [("", "apple tree"), ("", "apple apple"), ("", "stone wall"), ("", "river bed"), ("", "pear tree")]
 ENDS = np.array([2, 3, 4, 5])  # the first document has two passages
@@ -45,3 +47,44 @@ def test_the_order_of_the_questions_changes_nothing(texts, questions, data):
     assert found.tolist() == by_bm25(data.draw(st.permutations(questions)), passages, ends).tolist()
     shares = [any(set(text.split()) & set(q.split()) for q in questions) for text in texts]
     assert (found > 0).tolist() == shares
+
+
+def test_vectors_rank_documents_by_their_best_passage():
+    """The question ranks passages 1, 3, 0, 4, 2, so documents 0, 2, 3, 1; all of them are found."""
+    rows = np.array([[3, 0], [5, 1], [0, 2], [4, 0], [1, 0]], np.float32)
+    found = by_vectors(np.array([[1, 0]], np.float32), [rows[:2], rows[2:]], ENDS)
+    assert found == pytest.approx([1 / 61, 1 / 64, 1 / 62, 1 / 63])
+    both = by_vectors(np.array([[1, 0], [0, 1]], np.float32), [rows], ENDS, depth=2)
+    assert both == pytest.approx([1 / 61 + 1 / 62, 1 / 61, 1 / 62, 0])  # the second finds passages 2 and 1
+    assert by_vectors(np.empty((0, 2), np.float32), [rows], ENDS).tolist() == [0] * 4
+
+
+def test_of_equally_near_documents_the_first_ranks_first():
+    rows = np.ones((5, 2), np.float32)
+    assert by_vectors(rows[:1], [rows], ENDS, depth=3) == pytest.approx([1 / 61, 1 / 62, 0, 0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=9), data=st.data())
+def test_near_by_vectors_is_brute_force(seed, sizes, data):
+    """Integers, so that float32 is exact and ties are real; however blocks and questions are cut."""
+    rng, ends = np.random.default_rng(seed), np.cumsum(sizes)
+    rows = rng.integers(-2, 3, size=(ends[-1], 3)).astype(np.float32)
+    queries = rng.integers(-2, 3, size=(data.draw(st.integers(1, 7)), 3)).astype(np.float32)
+    depth, cut = data.draw(st.integers(1, 12)), data.draw(st.integers(0, int(ends[-1])))
+    expected = np.zeros(len(sizes))
+    for query in queries:
+        best = np.argsort(-(rows @ query), kind="stable")[:depth]
+        for rank, document in enumerate(dict.fromkeys(np.searchsorted(ends, best, side="right").tolist())):
+            expected[document] += 1 / (61 + rank)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearness, "_VECTORS", data.draw(st.integers(1, 5)))
+        found = by_vectors(data.draw(st.permutations(list(queries))), [rows[:cut], rows[cut:]], ends, depth)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_vector_that_is_not_finite_is_named():
+    rows = np.ones((5, 2), np.float32)
+    rows[3, 1] = np.nan
+    with pytest.raises(DataError, match="vector of passage 3 holds NaN"):
+        by_vectors(np.ones((1, 2), np.float32), [rows[:2], rows[2:]], ENDS)
