@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from rag_exp.laws.derived import Derived, allocation_exponents, derive
     from rag_exp.laws.effects import contours, effect, exchange, rate
     from rag_exp.laws.factor_rows import Answers
-    from rag_exp.laws.factoring import fit_factorised, leave_index_out, leave_largest_out
+    from rag_exp.laws.factoring import fit_factorised
     from rag_exp.laws.factorised import FactorisedFit
+    from rag_exp.laws.factors_held_out import leave_index_out, leave_largest_out
     from rag_exp.laws.fitting import fit
     from rag_exp.laws.forms import FORMS, Form, form_by_name
     from rag_exp.laws.isoflops import isoflop
@@ -69,8 +70,8 @@ _HOME = {
     "frontier": "allocation",
     "isoflop": "isoflops",
     "largest_affordable": "suggestion",
-    "leave_index_out": "factoring",
-    "leave_largest_out": "factoring",
+    "leave_index_out": "factors_held_out",
+    "leave_largest_out": "factors_held_out",
     "profile": "likelihood",
     "question_bootstrap": "uncertainty",
     "rate": "effects",

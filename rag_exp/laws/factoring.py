@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rag_exp.core.errors import LawError
 from rag_exp.core.rng import numpy_rng
 from rag_exp.laws.factor import Candidate, Factor, fit_factor
-from rag_exp.laws.factor_rows import COLUMNS, EXACT, RECALLS, SPLIT, Answers, FactorRows, resampled
-from rag_exp.laws.factorised import SEARCHES, FactorisedFit, Points
+from rag_exp.laws.factor_rows import SPLIT, Answers, FactorRows, resampled
+from rag_exp.laws.factorised import FactorisedFit
 
 COVERAGE = (Candidate("gain(M)", {"E": 1.0}), Candidate("power(M)"), Candidate("saturating(M)"))
 RANK = (Candidate("crowded"), Candidate("rising(M)", {"E": 0.0}), Candidate("power(K)"))
@@ -154,75 +153,6 @@ def _cases(
     ends = ((f"{metric} with gold", 1.0), (f"{metric} without gold", NEVER))
     with_gold, without = (replace(one, metric=name, held={"P": P}, flipped=flipped) for name, P in ends)
     return with_gold, without
-
-
-def leave_index_out(data: Any, **options: Any) -> list[dict[str, Any]]:
-    """How the law predicts an index type that it was not fitted on, from that type's measured recall.
-
-    A law with a dummy per index type has nothing to say of a new one; the best that it can do is to give it what exact
-    search has. That stands beside.
-
-    Args:
-        data, options: as for :func:`fit_factorised`.
-
-    Returns:
-        per index type that is not exact: ``index``, ``rows``, ``rmse`` of log(prediction / loss), or of the differences
-        for a score, and ``rmse_as_exact``; or a ``reason``.
-    """
-    points = Points(data, (*COLUMNS, options.get("metric", "nll")))
-    kinds, recall = points.labels("index"), points.numbers("index_recall@k")
-    if kinds is None or recall is None:
-        return []
-    out = []
-    for kind in sorted({str(k) for k, r in zip(kinds, recall, strict=True) if r < EXACT}):
-        held = np.array([str(k) == kind for k in kinds]) & ~np.isnan(recall)
-        row: dict[str, Any] = {"index": kind, "rows": int(held.sum()), "rmse": None, "rmse_as_exact": None}
-        try:
-            law, asked = _fitted_without(points, held, options)
-            exact = {k: v for k, v in asked.items() if k not in RECALLS}
-            row |= {"rmse": _error(law, asked), "rmse_as_exact": _error(law, exact)}
-        except LawError as e:
-            row["reason"] = str(e)
-        out.append(row)
-    return out
-
-
-def leave_largest_out(data: Any, axis: str, **options: Any) -> float:
-    """The error of :func:`leave_index_out` at the largest N, M or K, fitted without it; index recall is as measured.
-
-    Args:
-        data, options: as for :func:`fit_factorised`.
-
-    Raises:
-        LawError: the rest cannot carry the law.
-    """
-    points = Points(data, (*COLUMNS, options.get("metric", "nll")))
-    values = points.numbers(axis)
-    if values is None:
-        raise LawError(f"The data have no column {axis!r}.")
-    law, asked = _fitted_without(points, values == np.nanmax(values), options)
-    return _error(law, asked)
-
-
-def _fitted_without(points: Points, held: np.ndarray, options: dict[str, Any]) -> tuple[FactorisedFit, dict[str, Any]]:
-    """The law of the rows that are not ``held``, and what it is to be asked of those that are (the metric with it)."""
-    part = {name: [v for v, h in zip(column, held, strict=True) if not h] for name, column in points.columns.items()}
-    cluster = options.get("cluster")
-    kept = None if cluster is None else [c for c, h in zip(cluster, held, strict=True) if not h]
-    law = fit_factorised(part, **{**options, "cluster": kept})
-    asked: dict[str, Any] = {}
-    for name in ("N", "M", "K", law.metric, *SEARCHES):
-        column = points.numbers(name)
-        if column is not None:
-            asked[name] = column[held]
-    growth = points.labels("growth")
-    return law, asked if growth is None else {**asked, "growth": growth[held]}
-
-
-def _error(law: FactorisedFit, asked: dict[str, Any]) -> float:
-    said, is_ = law.predict(asked), asked[law.metric]
-    off = said - is_ if law.metric in SCORES else np.log(said / is_)
-    return float(np.sqrt((off**2).mean()))
 
 
 def _index_factor(runs: FactorRows, again: dict[str, np.ndarray] | None, seed: int) -> Factor:

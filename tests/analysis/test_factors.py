@@ -69,7 +69,16 @@ def test_a_study_is_fitted_kept_and_reported(study):
     assert kept.law.coverage["coverage"].law.params["gamma"] == pytest.approx(1, abs=0.1)
     assert len(kept.run_ids) == len(runs)
     assert kept.held_out[0]["rmse"] < kept.held_out[0]["rmse_as_exact"]
-    assert kept.largest["N"] < 0.03
+    errors = {(r["axis"], r["levels"]): r for r in kept.largest}
+    assert list(errors) == [("N", 1), ("M", 1), ("M", 2)]
+    assert errors["N", 1]["rmse"] < 0.03
+    two = errors["M", 2]  # a joint gain knows nothing of how often gold is read; here both grow with the corpus
+    assert (two["rows"], two["form"]) == (8, "joint_gain")
+    assert two["rmse_measured"] < two["rmse"] < 0.05 < two["rmse_joint"]
+    said = f"it errs there by {two['rmse']:.2%}, where retrieval is measured by {two['rmse_measured']:.2%}"
+    joint = f"the joint law (joint_gain) by {two['rmse_joint']:.2%}"
+    assert f"  without the two largest M: {said}, {joint}" in lines
+    assert any(x.startswith("  the largest levels: the factorised law errs less in 1 of 3, the joint") for x in lines)
     again = list(fit_study(plan, runs))
     assert again[-1].startswith(f"{len(StudyFits.load(plan.folder).fits)} fit cards, as they were")
     assert [x for x in again if "unseen" in x] == [x for x in lines if "unseen" in x]
@@ -77,6 +86,7 @@ def test_a_study_is_fitted_kept_and_reported(study):
     factors_section(page, kept)
     text = page.html("")
     assert "Through what was retrieved" in text
+    assert "The largest levels: the factorised law errs less in 1 of 3, the joint law in 2" in text
     assert "A tenth of the best passages lost by an index changes nll by +" in text
     plan.law = {**plan.law, "factorised": False}
     list(fit_study(plan, runs))

@@ -120,9 +120,28 @@ def test_a_type_that_was_held_out_is_predicted_better_than_a_dummy_can():
 
 def test_the_largest_level_is_predicted_from_the_rest():
     for axis in "NMK":
-        assert leave_largest_out(study(), axis) < 1e-3
+        assert leave_largest_out(study(), axis)["rmse"] < 1e-3
     with pytest.raises(LawError, match="no column 'X'"):
         leave_largest_out(study(), "X")
+
+
+def test_a_joint_law_is_judged_on_the_same_runs():
+    """Its form is chosen and fitted along the curve of exact search at one K, without what is held out."""
+    data = study(Ks=K_OF[2:])  # two K alike: the first is the curve
+    row = leave_largest_out(data, "M", 2, joint=("joint_gain", "joint"))
+    curve = {k: data[k][(data["index"] == "flat") & (data["K"] == 4)] for k in ("N", "M", "nll")}
+    held = curve["M"] >= M_OF[-2]
+    assert (row["levels"], row["rows"]) == (2, held.sum())
+    law = fit(row["form"], {k: v[~held] for k, v in curve.items()}, y="nll")
+    said = law.predict({k: curve[k][held] for k in "NM"})
+    assert row["rmse_joint"] == pytest.approx(np.sqrt((np.log(said / curve["nll"][held]) ** 2).mean()), rel=1e-6)
+    assert row["rmse_measured"] < 0.01 < row["rmse_joint"]
+    few = {k: v[np.isin(data["M"], M_OF[:3])] for k, v in data.items()}
+    short = leave_largest_out(few, "M", joint=("joint_gain",))
+    assert short["rmse"] is short["rmse_joint"] is None
+    assert "no law of share not covered" in short["reason"]
+    assert short["rmse_measured"] < 0.01  # needs no law of coverage
+    assert short["reason_joint"]
 
 
 def test_noise_of_the_questions_reaches_the_prediction_and_the_truth_is_inside():
