@@ -138,7 +138,8 @@ def fit_file(options: FileFit) -> Iterator[str]:
     law.alternatives = [fit(form, data, **shared) for form in others]
     law.across_losses = across_losses(law)
     law.definitions["loss"] = options.y
-    found = StudyFit(f"{options.y}_in_{'_and_'.join(axes)}", tuple(axes), {}, law)
+    y = "".join(c if c.isalnum() or c in "._-" else "_" for c in options.y)  # W&B's val/loss would be a folder
+    found = StudyFit(f"{y}_in_{'_and_'.join(axes)}", tuple(axes), {}, law)
     found.comparison, found.nearest = compared.to_dict("records"), compared.attrs["nearest"]
     yield summary(found)
     yield from details(found, options.y)
@@ -175,8 +176,10 @@ def read_table(file: str) -> pd.DataFrame:
 
 def _mapped(table: pd.DataFrame, options: FileFit) -> tuple[dict[str, Any], list[str], list[str]]:
     """The data under the axes' names, the candidate forms, and the axes they read."""
+    from rag_exp.laws.definitions import SUFFIX
     from rag_exp.laws.form import AXES
     from rag_exp.laws.forms import form_by_name
+    from rag_exp.laws.rows import refuse_scores
 
     there = [str(c) for c in table.columns]
     problems = []
@@ -207,8 +210,23 @@ def _mapped(table: pd.DataFrame, options: FileFit) -> tuple[dict[str, Any], list
     ]
     if problems:
         raise ConfigError(problems)
-    data = {a: (table[given[a]].astype(float) * options.units.get(a, 1.0)).tolist() for a in axes}
-    return {**data, "loss": table[options.y].astype(float).tolist()}, forms, axes
+    data: dict[str, Any] = {}
+    for key, column in {**{a: given[a] for a in axes}, "loss": options.y}.items():
+        try:
+            data[key] = (table[column].astype(float) * options.units.get(key, 1.0)).tolist()
+        except (TypeError, ValueError) as e:
+            problems.append(f"{'y' if key == 'loss' else key}: column {column!r} holds what is not a number ({e}).")
+        for said in (column + SUFFIX, key + SUFFIX):
+            if said in there:
+                data[key + SUFFIX] = table[said].tolist()
+    if not all(form.score for form in made):
+        try:
+            refuse_scores(options.y)
+        except LawError as e:
+            problems.append(f"y: {e}")
+    if problems:
+        raise ConfigError(problems)
+    return data, forms, axes
 
 
 def _candidates(given: Mapping[str, str]) -> list[str]:

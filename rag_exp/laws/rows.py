@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,7 +128,7 @@ def refuse_scores(y: str) -> None:
     Raises:
         LawError: it says perplexity, or a score.
     """
-    parts = set(y.lower().replace("@", "_").split("_"))
+    parts = set(re.split(r"[^a-z0-9]+", y.lower()))
     if parts & set(PERPLEXITIES):
         raise LawError(
             f"{y!r} is a perplexity: its floor and its powers are not those of a loss. Fit its logarithm, the loss in "
@@ -235,7 +236,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def _weights(data: Any, weights: str | Sequence[float] | None, n: int) -> np.ndarray:
     if weights is None:
         return np.ones(n)
-    found = _numbers(data[weights] if isinstance(weights, str) else weights, "weights")
+    found = _numbers(_column(data, weights, "weights") if isinstance(weights, str) else weights, "weights")
     if len(found) != n:
         raise LawError(f"{len(found)} weights for {n} rows.")
     if not (np.isfinite(found).all() and (found >= 0).all() and (found > 0).any()):
@@ -244,10 +245,17 @@ def _weights(data: Any, weights: str | Sequence[float] | None, n: int) -> np.nda
 
 
 def _labels(data: Any, column: str | Sequence[Any], n: int, what: str) -> np.ndarray:
-    labels = [str(v) for v in (data[column] if isinstance(column, str) else column)]
+    labels = [str(v) for v in (_column(data, column, what) if isinstance(column, str) else column)]
     if len(labels) != n:
         raise LawError(f"{len(labels)} {what} labels for {n} rows.")
     return np.unique(labels, return_inverse=True)[1]
+
+
+def _column(data: Any, name: str, what: str) -> Any:
+    names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
+    if name not in names:
+        raise LawError(f"{what}: the data have no column {name!r}.{did_you_mean(name, names)}")
+    return data[name]
 
 
 def _reasons(left_out: list[dict[str, Any]]) -> str:

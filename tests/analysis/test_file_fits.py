@@ -91,6 +91,35 @@ def test_a_mistake_is_answered_before_any_fit(csv, capsys, words, message):
     assert not (csv / "fits").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "words", "message"),
+    [
+        ({"eval/perplexity": 9.0}, ["y=eval/perplexity"], "y: 'eval/perplexity' is a perplexity"),
+        ({"eval/accuracy": 0.5}, ["y=eval/accuracy"], "is a score and not a loss"),
+        ({"params": "7B"}, [], "N: column 'params' holds what is not a number"),
+    ],
+)
+def test_what_is_no_loss_or_no_number_is_refused_by_its_column(place, capsys, changes, words, message):
+    table(**changes).to_csv("runs.csv", index=False)
+    given = [w for w in WORDS if not (words and w.startswith("y="))]
+    assert cli.main(["fit", *given, *words, "law=chinchilla", "bootstrap=0"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["N_definition", "params_definition"])
+def test_rows_of_a_file_that_mean_different_things_by_an_axis_are_refused(place, capsys, column):
+    table(**{column: ["with embeddings"] * 18 + ["without"] * 18}).to_csv("runs.csv", index=False)
+    assert cli.main(["fit", *WORDS, "law=chinchilla", "bootstrap=0"]) == 1
+    assert "do not mean the same by N: 'with embeddings' in rows 0, 1" in capsys.readouterr().err
+
+
+def test_a_column_with_a_slash_makes_no_folder(place):
+    table().rename(columns={"final": "val/loss"}).to_csv("runs.csv", index=False)
+    words = [w for w in WORDS if not w.startswith("y=")]
+    assert cli.main(["fit", *words, "y=val/loss", "law=chinchilla", "bootstrap=0"]) == 0
+    assert (place / "fits" / "runs" / "fits" / "val_loss_in_N_and_D.json").is_file()
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match="no file"):
         read_table(str(tmp_path / "x.csv"))

@@ -237,6 +237,11 @@ def test_a_missing_column_is_named_with_what_the_data_have():
         fit("joint", {"N": [1], "n_passages": [1], "loss": [1]})
     with pytest.raises(LawError, match="Did you mean 'loss'"):
         fit("saturating", {"N": [1, 2, 3], "loss": [3, 2, 1]}, y="los")
+    four = {"N": [1, 2, 4, 8], "loss": [5, 4, 3.5, 3.4], "run": [0, 1, 2, 3]}
+    with pytest.raises(LawError, match=r"cluster: the data have no column 'runs'. Did you mean 'run'"):
+        fit("saturating", four, cluster="runs")
+    with pytest.raises(LawError, match="weights: the data have no column 'w'"):
+        fit("saturating", four, weights="w")
     with pytest.raises(LawError, match="not a number"):
         fit("saturating", {"N": ["s0", "s1", "s2"], "loss": [3, 2, 1]})
     with pytest.raises(LawError, match="differ in length"):
@@ -285,6 +290,9 @@ def test_axes_that_move_together_give_a_named_flat_direction():
     [
         ("ppl", "a perplexity.*Fit its logarithm"),
         ("val_perplexity", "a perplexity"),
+        ("eval/perplexity", "a perplexity"),
+        ("Val PPL", "a perplexity"),
+        ("test-acc", "a score"),
         ("accuracy", "a score and not a loss.*sigmoid"),
         ("gold_recall@k", "a score"),
         ("em", "a score"),
