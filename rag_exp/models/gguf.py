@@ -216,8 +216,11 @@ def _convert(file: Path, folder: Path) -> None:
     import torch
     import transformers as hf
 
+    from rag_exp.retrieval.pretrained import quietly
+
     try:
-        read = hf.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        with quietly():
+            read = hf.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = hf.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as e:
         raise DataError(f"{file}: transformers cannot read it: {e}") from e
@@ -227,5 +230,6 @@ def _convert(file: Path, folder: Path) -> None:
     with torch.device("meta"):
         plain = type(read)(config)
     plain.load_state_dict(read.state_dict(), assign=True)
-    plain.save_pretrained(folder)
+    with quietly():
+        plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

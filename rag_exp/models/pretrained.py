@@ -131,19 +131,16 @@ class Pretrained(GeneratorOptions):
 
         from rag_exp.data.tokenizer import TextTokenizer
         from rag_exp.models.reader import Generator
+        from rag_exp.retrieval.pretrained import quietly
 
         auto = hf.AutoModelForSeq2SeqLM if self.is_seq2seq() else hf.AutoModelForCausalLM
-        bar = hf.logging.is_progress_bar_enabled()
-        hf.logging.disable_progress_bar()
         try:
-            model, report = auto.from_pretrained(
-                weights, dtype=getattr(torch, self.dtype), use_safetensors=True, output_loading_info=True
-            )
+            with quietly():
+                model, report = auto.from_pretrained(
+                    weights, dtype=getattr(torch, self.dtype), use_safetensors=True, output_loading_info=True
+                )
         except (OSError, ValueError, RuntimeError) as e:
             raise DataError(f"{self.name}: transformers cannot load it: {e}") from e
-        finally:
-            if bar:
-                hf.logging.enable_progress_bar()
         lacking = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
         if lacking:
             raise DataError(f"{self.name}: its weights lack {len(lacking)} tensors, such as {lacking[0]}.")

@@ -1,10 +1,12 @@
-"""Where a pretrained encoder lies, what identifies it, and what its files tell without loading it."""
+"""Where a pretrained model lies, what identifies it, what its files tell unloaded, and how it is loaded quietly."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,24 @@ def sentence_dims(location: Path | str) -> int | None:
         return width
     except (OSError, ValueError, KeyError):
         return None
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Inside, transformers draws no bars of the weights that it loads and writes. Downloads still show theirs."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    shown, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+
+    def show_downloads() -> None:  # transformers' switch is the hub's too
+        (enable_progress_bars if downloads else disable_progress_bars)()
+
+    logging.disable_progress_bar()
+    show_downloads()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+        show_downloads()

@@ -16,6 +16,7 @@ from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.encoder import Encoder, Features
 from rag_exp.retrieval.encoders import Role, SentenceTransformers
+from rag_exp.retrieval.pretrained import quietly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,8 @@ class SentenceEncoder(Encoder):
         from sentence_transformers import SentenceTransformer
 
         try:
-            self.network = SentenceTransformer(model, revision=options.revision, device="cpu").float()
+            with quietly():
+                self.network = SentenceTransformer(model, revision=options.revision, device="cpu").float()
         except (OSError, ValueError) as e:
             raise DataError(f"encoder.model: {model} cannot be loaded as a sentence-transformers model: {e}") from e
         if options.max_length is not None:
@@ -97,7 +99,8 @@ class SentenceEncoder(Encoder):
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.network.save(str(folder / "model"), create_model_card=False)
+        with quietly():
+            self.network.save(str(folder / "model"), create_model_card=False)
         save_file({"log_scale": self.log_scale.detach().cpu()}, folder / "scale.safetensors")
         write_json(folder / "encoder.json", {"kind": "sentence_transformers", "dims": self.dims})
         for file in (folder / "model").rglob("*.safetensors"):

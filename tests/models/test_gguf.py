@@ -106,9 +106,13 @@ def files(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> dict[bo
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_converted_model_is_the_one_that_was_written(tied, files, vocabulary):
+def test_converted_model_is_the_one_that_was_written(tied, files, vocabulary, capfd):
     options, original = Pretrained(name=str(files[tied])), llama(tied)
+    capfd.readouterr()
     generator = options.create(None, 0).eval()
+    said = capfd.readouterr().err
+    assert "Loading" not in said
+    assert "Writing" not in said
     ids = torch.arange(3, 43).reshape(2, 20)
     with torch.no_grad():
         torch.testing.assert_close(generator.model(ids).logits, original(ids).logits, rtol=1e-5, atol=1e-5)

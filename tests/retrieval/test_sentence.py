@@ -13,6 +13,7 @@ from rag_exp.core.errors import ConfigError, DataError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.retrieval import encoder as encoder_module
 from rag_exp.retrieval.encoders import SentenceTransformers
+from rag_exp.retrieval.pretrained import quietly
 
 pytest.importorskip("sentence_transformers", reason="the extra sentence-transformers is not installed")
 WORDS = ["the", "capital", "of", "chad", "is", "a", "large", "city", "what", "query", "long"]
@@ -157,6 +158,28 @@ def test_save_and_load(model: Path, tmp_path: Path):
     np.testing.assert_array_equal(encoder.encode(["what city"], "question"), again.encode(["what city"], "question"))
     with pytest.raises(DataError, match="no readable"):
         options.load(tmp_path, None)
+
+
+@pytest.mark.parametrize(("shown", "downloads"), [(True, True), (True, False), (False, False)])
+def test_no_bars_are_drawn_of_weights_and_the_switches_stay_as_they_were(
+    model: Path, tmp_path: Path, capfd, shown: bool, downloads: bool
+):
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    def switch(on: bool, hub: bool) -> None:
+        (logging.enable_progress_bar if on else logging.disable_progress_bar)()
+        (enable_progress_bars if hub else disable_progress_bars)()
+
+    switch(shown, downloads)
+    try:
+        with quietly():
+            assert are_progress_bars_disabled() == (not downloads)
+        SentenceTransformers(model=str(model)).create(None, None, 0).save(tmp_path / "encoder")
+        assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (shown, not downloads)
+    finally:
+        switch(True, True)
+    assert "it/s" not in capfd.readouterr().err
 
 
 def test_counts_are_the_networks_and_need_no_torch(model: Path):
