@@ -99,6 +99,11 @@ def fit(
             if name not in unidentified and name not in held:
                 intervals[name] = (float(low[i]), float(high[i]))
         warnings += problem.bound_warnings(draws, unidentified)
+        if cluster is not None and resampling["kind"] == "case":
+            warnings.append(
+                "cluster is given, but bootstrap_kind='case' draws single rows: the intervals take the "
+                "rows of a cluster for independent"
+            )
         again = resampling["drawn_again"] / (len(draws) + resampling["drawn_again"])
         if again > 0.1:
             warnings.append(

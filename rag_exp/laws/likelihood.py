@@ -66,7 +66,7 @@ def profile(law: LawFit, parameter: str, level: float = 0.95) -> Profile:
             seen[value] = count * float(np.log(again.objective / law.objective))
         return seen[value]
 
-    spare = len(law.rows["y"]) - (len(law.form.parameters) - len(law.fixed))
+    spare = sum(w > 0 for w in law.rows["weights"]) - (len(law.form.parameters) - len(law.fixed))
     if law.loss == "lad_log":
         limit = float(chi2.ppf(level, 1))
     elif spare < 1:

@@ -22,6 +22,13 @@ def test_a_straight_line_has_the_interval_of_linear_regression():
     assert min(found.rise) == 0.0
 
 
+def test_a_row_of_weight_zero_is_no_evidence():
+    plain = profile(fit("saturating", {"N": N, "loss": LOSS}, loss="ls_log"), "alpha")
+    more = {"N": np.tile(N, 2), "loss": np.append(LOSS, np.full(12, 50.0))}
+    same = profile(fit("saturating", more, loss="ls_log", weights=np.repeat([1.0, 0.0], 12)), "alpha")
+    assert (same.low, same.high) == pytest.approx((plain.low, plain.high), rel=1e-5)
+
+
 def test_a_parameter_that_the_data_do_not_limit_has_no_end():
     short = fit("saturating", {"N": N[:5], "loss": LOSS[:5] + 0.02 * np.array([1, -1, 1, -1, 1])}, loss="ls_log")
     assert profile(short, "E").low is None

@@ -122,6 +122,13 @@ def test_a_cluster_is_drawn_whole():
     assert (by_run[:, :, 0].sum(1) == 4).all()
 
 
+def test_clusters_that_the_replicates_pass_over_are_warned_of():
+    labels = [f"run {n:g}" for n in N]
+    told = {k: fit("joint", data(), cluster=labels, bootstrap=40, bootstrap_kind=k).warnings for k in ("case", "wild")}
+    assert any("rows of a cluster for independent" in w for w in told["case"])
+    assert not any("independent" in w for w in told["wild"])
+
+
 def test_too_few_clusters_to_resample_are_refused_with_the_way_out():
     keep = N.max() > N
     table = {k: v[keep] for k, v in data().items()}
