@@ -33,6 +33,8 @@ def test_huber(chinchilla, expected):
     assert law.objective == pytest.approx(wanted["objective"], rel=tol["objective_rel"])
     for name in ("alpha", "beta", "E"):
         assert law.params[name] == pytest.approx(wanted[name], abs=tol[name])
+    logs = np.log([law.params[p] for p in "ABE"])
+    assert logs == pytest.approx([wanted[k] for k in ("a_logA", "b_logB", "e_logE")], abs=tol["B_rel"])
     assert law.params["A"] == pytest.approx(wanted["A"], rel=tol["A_rel"])
     assert law.params["B"] == pytest.approx(wanted["B"], rel=tol["B_rel"])
     assert law.certificate["agreeing"] == law.certificate["starts"]
@@ -58,6 +60,13 @@ def test_least_absolute_deviations_exactly(chinchilla, expected):
     assert law.objective == pytest.approx(wanted["objective_L1"], rel=1e-11)
     assert law.params == pytest.approx({p: wanted[p] for p in PARAMS}, rel=1e-5)
     assert (np.abs(law.residuals()) < 1e-12).sum() == wanted["n_exact_zero_residuals"]
+
+
+def test_the_notebook_of_the_refit_stands_at_the_least_absolute_deviations(chinchilla, expected):
+    """Its parameters are published rounded alone; what they reach unrounded is what the LAD optimum reaches."""
+    at, _ = objective_at(chinchilla, fit("chinchilla", chinchilla, loss="lad_log").params)
+    wanted = expected["published_besiroglu"]["huber_objective_at_unrounded_notebook"]
+    assert at == pytest.approx(wanted, rel=1e-7)
 
 
 def test_least_squares_of_logs(chinchilla, expected):
@@ -89,6 +98,20 @@ def test_without_the_largest_runs(chinchilla, expected, loss, key):
         assert found[name] == pytest.approx(wanted[name], rel=2e-6), name
     if "RSS" in wanted:
         assert 2 * law.objective == pytest.approx(wanted["RSS"], rel=1e-9)
+
+
+def test_ml_scalefit_comes_near(chinchilla, scaling):
+    """Apple's ml-scalefit on the same 217 rows, in single precision."""
+    rows = scaling("open-athena-isoflops/ml_scalefit_results.csv").set_index("config")
+    theirs = rows.loc["mse+lbfgs"]
+    keep = chinchilla["C"] < 1e21
+    data = {"N": chinchilla["N"][keep] / 1e6, "D": chinchilla["D"][keep] / 1e9, "loss": chinchilla["loss"][keep]}
+    law = fit("chinchilla", data, loss="ls_raw")
+    names = {"E": "bias", "A": "bias_size", "B": "bias_tokens", "alpha": "pow_size", "beta": "pow_tokens"}
+    assert keep.sum() == theirs["n"]
+    assert law.params == pytest.approx({p: theirs[name] for p, name in names.items()}, rel=2e-4)
+    at = np.array([[theirs[names[p]] for p in law.form.parameters]])
+    assert 2 * law.objective <= ((law.values(data, at)[0] - data["loss"]) ** 2).sum()
 
 
 def test_the_published_fits_are_not_the_optimum(chinchilla, expected):
