@@ -162,7 +162,12 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     parts = ("embeddings", "index_shards")
     shards = {f"{part}/{i}": shard for part in parts for i, shard in enumerate(index.get(part, []))}
     # A stage that was killed and resumed knows its whole time; the artifact's is that of the last process.
-    seconds = {role: a.stats["seconds"] if role in TRAINED else a.seconds for role, a in made.items()}
+    seconds: dict[str, float | None] = {
+        role: a.stats["seconds"] if role in TRAINED else a.seconds for role, a in made.items()
+    }
+    for role, a in made.items():
+        if "build_seconds_reason" in a.stats:  # opened, not built
+            seconds[role], nulls[f"seconds.{role}"] = None, a.stats["build_seconds_reason"]
     return {
         "artifacts": {**keys(steps), **{role: shard["key"] for role, shard in shards.items()}},
         "sizes": sizes,

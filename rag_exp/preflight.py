@@ -61,7 +61,11 @@ def _data_problems(config: RunConfig, steps: RunSteps, store: Store) -> list[str
             continue
         table = PassageTable.open(made.path)
         size = table.prefix_size(setting.size)
-        found += setting_problems(config, setting, size, len(table), asked=bool(role))
+        wrong = setting_problems(config, setting, size, len(table), asked=bool(role))
+        index = roles.get("train_index" if split == "train" else "index")
+        if not wrong and index is not None and setting.index.made_elsewhere and not store.has(index):
+            setting.index.rows_in(table)  # what does not match is said before vectors are made to compare it with
+        found += wrong
         golds = made.stats.get("gold_documents")
         if setting.growth == "distractor" and golds and size < int(table.doc_ends[golds - 1]):
             key = "evaluation.corpus_size" if role else "corpus.size"

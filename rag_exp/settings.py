@@ -399,6 +399,8 @@ def setting_problems(
     indexed = whole if setting.selected else size
     if setting.source == "index" and indexed is not None:
         found += [prefix + problem for problem in setting.index.problems(indexed)]
+    if setting.source == "index" and setting.index.made_elsewhere:
+        found += _elsewhere_problems(config, setting, prefix, size_key)
     if setting.source == "index" and setting.index.needs == "vectors" and setting.index.built == "once":
         found += [f"{prefix}index.built: once: {problem}" for problem in _selection_problems(config, setting)]
     if setting.source == "index" and (setting.shards > 1 or config.retrieval.on_ray):
@@ -406,12 +408,30 @@ def setting_problems(
     return found
 
 
+def _elsewhere_problems(config: RunConfig, setting: Setting, prefix: str, size_key: str) -> list[str]:
+    """Why an index that was made elsewhere cannot be searched in a setting."""
+    index, found = setting.index, []
+    if not config.encoder.problems():
+        found += [prefix + problem for problem in index.misfits(config.encoder.known_dims())]
+    if setting.size is not None and not setting.selected:
+        found.append(
+            f"{size_key}: {setting.size}: index={index.kind} holds a whole corpus, and is not built anew over a "
+            f"smaller one; hold searches to the first passages ({prefix}index.built=once), or leave {size_key} null."
+        )
+    if config.retriever.train != "frozen":
+        found.append(
+            f"retriever.train: {config.retriever.train}: index={index.kind} is searched as it is; use "
+            "retriever.train=frozen."
+        )
+    return found
+
+
 def _selection_problems(config: RunConfig, setting: Setting) -> list[str]:
     """Why a smaller corpus cannot be searched by selection in an index over the whole one."""
     index = setting.index
     if not index.selects:
-        named = f"{index.kind} ({index.string})" if hasattr(index, "string") else index.kind
-        return [f"index={named} takes no selection of passages; use each_size, or index=ivf, hnsw, ivfpq or sq."]
+        mend = "search the whole corpus" if index.made_elsewhere else "use each_size, or index=ivf, hnsw, ivfpq or sq"
+        return [f"index={index.named} takes no selection of passages; {mend}."]
     found = []
     if setting.shards > 1 or config.retrieval.on_ray:
         found.append("an index in shards takes no selection; use each_size, or retrieval.shards=1 in this process.")
@@ -427,6 +447,8 @@ def _shard_problems(config: RunConfig, setting: Setting, size: int | None) -> li
     whole = "retrieval.backend=local and retrieval.shards=1"
     if setting.index.needs != "vectors":
         return [f"{named}: index={setting.index.kind} weighs words by the whole corpus; use {whole}."]
+    if setting.index.made_elsewhere:
+        return [f"{named}: index={setting.index.kind} was made whole, and is not cut; use {whole}."]
     found = on_ray.problems() if on_ray else []
     if on_ray and config.trainer.embedders not in ("auto", 1):
         found.append(

@@ -78,7 +78,7 @@ def _run(record: RunRecord) -> Iterator[str]:
     for name, corpus in record.corpora.items():
         yield f"corpus {name}  " + ", ".join(f"{k} {'-' if v is None else v}" for k, v in corpus.items())
     if record.seconds:
-        yield "seconds  " + ", ".join(f"{k} {v:.1f}" for k, v in record.seconds.items())
+        yield "seconds  " + ", ".join(f"{k} {'-' if v is None else f'{v:.1f}'}" for k, v in record.seconds.items())
     yield from (f"note     {note}" for note in record.notes)
 
 

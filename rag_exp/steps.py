@@ -335,7 +335,7 @@ class _Planner:
 
     def indexed(self, setting: Setting, trained: dict[str, Step]) -> tuple[dict[str, Any], dict[str, Step]]:
         """Fields and parents that identify an index, whatever it is built of."""
-        fields: dict[str, Any] = setting.index_identity
+        fields: dict[str, Any] = {**setting.index_identity, "index": self.identity(setting.index)}
         parents = {"passages": self.passages(setting)}
         if setting.uses_vectors:
             parents |= self.encoder_parents() | trained

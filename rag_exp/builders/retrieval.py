@@ -227,8 +227,14 @@ def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, buil
         from rag_exp.retrieval.hybrid import Both
 
         content = Both(content, _texts(table, size))
+    if setting.index.made_elsewhere:
+        from rag_exp.retrieval.index_file import Named
+
+        content = Named(content, table)
     built = setting.index.create(content, derive(config.seed, "index"))
     build.stats |= built.stats()
+    if setting.index.made_elsewhere:
+        setting.index.refuse_change(build.step.fields["index"], built.stats()["content"])
     if setting.index.stores_vectors:
         built.save(build.folder)
     else:

@@ -55,9 +55,10 @@ class RunRecord(BaseModel):
     bytes: dict[str, int] = Field(
         default_factory=dict, description="size of each artifact, by the names of `artifacts`"
     )
-    seconds: dict[str, float] = Field(
+    seconds: dict[str, float | None] = Field(
         default_factory=dict,
-        description="wall time of building each artifact (whenever it was built), and `run`: this run's own",
+        description="wall time of building each artifact (whenever it was built; null of an index that was made "
+        "elsewhere), and `run`: this run's own",
     )
     search: dict[str, Any] = Field(
         default_factory=dict,

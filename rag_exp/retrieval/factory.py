@@ -23,8 +23,11 @@ from rag_exp.retrieval.faiss_index import (
     faiss_seed,
     faiss_threads,
     read_faiss,
+    reason,
     sample_vectors,
+    set_search,
     shape_of,
+    without,
 )
 from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
@@ -89,6 +92,10 @@ class FactoryOptions(VectorIndexOptions):
         return {"string": self.filled(size)}
 
     @property
+    def named(self) -> str:
+        return f"{self.kind} ({self.string})"
+
+    @property
     def splits_exactly(self) -> bool:
         """Unless passages are linked to each other, or some are looked at again because they are the best of all."""
         return self.metric == "inner_product" and _splits(self.string)
@@ -112,7 +119,7 @@ class FactoryOptions(VectorIndexOptions):
     def searched_by(self) -> dict[str, Any]:
         own = super().searched_by()
         if self.tuned:  # the dial may be one of several parameters in one string
-            own["search"] = ",".join(p for p in self.search.split(",") if not p.strip().startswith(f"{self.dial}="))
+            own["search"] = without(self.dial, self.search)
         return own
 
     def create(self, content: Sequence[np.ndarray], seed: int) -> FactoryIndex:
@@ -135,7 +142,7 @@ class FactoryOptions(VectorIndexOptions):
             native = faiss.index_factory(dims, string, by)
         except RuntimeError as e:
             raise DataError(
-                f"index.string: faiss cannot make {string!r} over {dims} dimensions by {self.metric} ({_reason(e)})."
+                f"index.string: faiss cannot make {string!r} over {dims} dimensions by {self.metric} ({reason(e)})."
             ) from e
         facts["train_points"] = 0
         if not native.is_trained:
@@ -188,18 +195,10 @@ class FactoryIndex(FaissIndex):
         self.compares_codes = _CODES.search(facts["string"]) is not None
         self._dial = options.dial
         if native is not None and options.search:
-            self._set(options.search)
+            set_search(native, options.search, facts["string"])
 
     def turn(self, value: int) -> None:
-        self._set(f"{self._dial}={value}")
-
-    def _set(self, search: str) -> None:
-        import faiss
-
-        try:
-            faiss.ParameterSpace().set_index_parameters(self.native, search)
-        except RuntimeError as e:
-            raise DataError(f"index.search: {self._facts['string']} does not take {search!r} ({_reason(e)}).") from e
+        set_search(self.native, f"{self._dial}={value}", self._facts["string"])
 
     def _costs(self) -> dict[str, Any]:
         if self.native is None:
@@ -306,7 +305,3 @@ def _bytes(native: Any) -> int:
 
     faiss.write_index(native, faiss.PyCallbackIOWriter(count))
     return total
-
-
-def _reason(error: RuntimeError) -> str:
-    return str(error).rpartition("Error: ")[2] or str(error)

@@ -32,7 +32,7 @@ class Comparisons:
         self._counters: list[Any] = []
         self._centroids = 0
         self._exhaustive = False
-        root, lists = _root(native), faiss.try_extract_index_ivf(native)
+        root, lists = root_of(native), faiss.try_extract_index_ivf(native)
         self.known = True
         if isinstance(root, faiss.IndexRefine):
             self.known = False  # it counts what it refines nowhere
@@ -101,7 +101,7 @@ def adding_flops(native: Any) -> tuple[int | None, str]:
     return 2 * dims * ((0 if coarse is None else coarse.nlist) + (0 if codes is None else codes.ksub)) + projections, ""
 
 
-def _root(native: Any) -> Any:
+def root_of(native: Any) -> Any:
     """What is behind the projections."""
     import faiss
 
@@ -121,7 +121,7 @@ def _parts(native: Any) -> tuple[int, Any, Any, int] | None:
             if not isinstance(step, faiss.RandomRotationMatrix):
                 return None
             projections += 2 * step.d_in * step.d_out
-    root = _root(native)
+    root = root_of(native)
     if type(root).__name__ not in _PLAIN:
         return None
     lists = root if isinstance(root, faiss.IndexIVF) else None

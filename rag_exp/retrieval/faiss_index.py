@@ -56,6 +56,7 @@ class FaissIndex(BuiltIndex):
         self._on_disk, self._lists = on_disk, None
         self._comparisons = None if native is None else Comparisons(native)
         self._selected: int | None = None
+        self._selector: Any = None
         self.size, self.dims = facts["passages"], facts["dims"]
 
     def add(self, content: Sequence[np.ndarray], threads: int | None = None) -> None:
@@ -81,7 +82,10 @@ class FaissIndex(BuiltIndex):
         self._facts |= {"passages": self.size, **self._costs()}
 
     def select(self, first: int) -> None:
+        import faiss
+
         self._selected = min(first, self.size)
+        self._selector = faiss.IDSelectorRange(0, self._selected, True)
 
     @abstractmethod
     def _costs(self) -> dict[str, Any]:
@@ -107,7 +111,7 @@ class FaissIndex(BuiltIndex):
     def _find(self, queries: np.ndarray, k: int, assigned: Assigned | None) -> tuple[np.ndarray, np.ndarray]:
         if self._selected is not None:
             assert assigned is None, "an index in shards is searched whole"
-            return self.native.search(queries, k, params=selecting(self.native, self._selected))
+            return self.native.search(queries, k, params=selecting(self.native, self._selector))
         if assigned is None:
             return self.native.search(queries, k)
         return self.native.search_preassigned(queries, k, assigned.lists_QP, assigned.scores_QP)
@@ -174,6 +178,30 @@ def read_faiss(folder: Path, on_disk: bool = False) -> tuple[Any, dict[str, Any]
         return (read_where_it_lies(file) if on_disk else faiss.read_index(str(file))), facts
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         raise DataError(f"{folder}: no readable index there ({e}).") from e
+
+
+def set_search(native: Any, search: str, named: str) -> None:
+    """Set faiss's search parameters, as in ``nprobe=16,max_codes=1000``.
+
+    Raises:
+        DataError: the index, which is ``named`` so, does not take them.
+    """
+    import faiss
+
+    try:
+        faiss.ParameterSpace().set_index_parameters(native, search)
+    except RuntimeError as e:
+        raise DataError(f"index.search: {named} does not take {search!r} ({reason(e)}).") from e
+
+
+def without(name: str | None, search: str) -> str:
+    """Search parameters but that of ``name``, which is set otherwise."""
+    return ",".join(p for p in search.split(",") if not p.strip().startswith(f"{name}="))
+
+
+def reason(error: RuntimeError) -> str:
+    """What faiss says, without where it says it."""
+    return str(error).rpartition("Error: ")[2] or str(error)
 
 
 def faiss_seed(seed: int, *names: str) -> int:

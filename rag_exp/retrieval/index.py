@@ -33,6 +33,7 @@ class IndexOptions(Options):
         seeded: whether the seed given to :meth:`create` can change what is built.
         assigns: of an index that splits exactly, whether queries are assigned to its lists once for all shards.
         stores_vectors: False for an index that searches the embeddings where they lie: there is nothing to save.
+        made_elsewhere: it is not built but opened, over the whole corpus that it holds.
     """
 
     needs: ClassVar[Literal["vectors", "texts", "both"]] = "vectors"
@@ -40,14 +41,24 @@ class IndexOptions(Options):
     seeded: ClassVar[bool] = True
     assigns: ClassVar[bool] = False
     stores_vectors: ClassVar[bool] = True
+    made_elsewhere: ClassVar[bool] = False
 
     def problems(self, size: int) -> list[str]:
         """What keeps this index from being built over ``size`` passages; sentences that start with the config path."""
         return []
 
+    def misfits(self, dims: int) -> list[str]:
+        """As :meth:`problems`: what keeps one that was made elsewhere from being searched with vectors of ``dims``."""
+        return []
+
     def derived(self, size: int) -> dict[str, Any]:
         """Build and search parameters that follow from ``size``, by name."""
         return {}
+
+    @property
+    def named(self) -> str:
+        """Its kind, and what more tells it from others of that kind, for messages."""
+        return self.kind
 
     @property
     def tuned(self) -> bool:

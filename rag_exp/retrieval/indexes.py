@@ -8,11 +8,12 @@ from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.hnsw import HNSW
 from rag_exp.retrieval.hybrid import Hybrid
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, IndexOptions
+from rag_exp.retrieval.index_file import File
 from rag_exp.retrieval.ivf import IVF
 from rag_exp.retrieval.lexical import BM25
 from rag_exp.retrieval.milvus_index import Milvus
 
 __all__ = [
     "BM25", "HNSW", "INDEXES", "IVF", "IVFPQ", "OPQ", "PQ", "SQ",
-    "Annoy", "BuiltIndex", "Factory", "FastScan", "Flat", "Hybrid", "IndexOptions", "Milvus", "RaBitQ",
+    "Annoy", "BuiltIndex", "Factory", "FastScan", "File", "Flat", "Hybrid", "IndexOptions", "Milvus", "RaBitQ",
 ]  # fmt: skip

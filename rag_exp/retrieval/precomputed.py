@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ class PrecomputedVectors:
 
         self._file, self._what = vectors, what
         self._vectors_ND = matrix(vectors)
-        names = _names(ids)
+        names = read_names(ids)
         if len(names) != len(self._vectors_ND):
             raise DataError(
                 f"{ids}: {len(names)} ids for the {len(self._vectors_ND)} rows of {vectors}; each row needs one."
@@ -59,9 +60,8 @@ class PrecomputedVectors:
         if rows.null_count:
             absent = [id for id, row in zip(ids, rows.to_pylist(), strict=True) if row is None]
             raise DataError(
-                f"{self._file}: no vector for {len(absent)} of {len(ids)} {self._what}s, first "
-                f"{', '.join(map(repr, absent[:_NAMED]))}. Passages that are cut here (passages=words) have none: "
-                "embed what was cut, or use passages=whole."
+                f"{self._file}: no vector for {len(absent)} of {len(ids)} {self._what}s, first {named(absent)}. "
+                "Passages that are cut here (passages=words) have none: embed what was cut, or use passages=whole."
             )
         return self._vectors_ND[rows.to_numpy()]
 
@@ -88,7 +88,17 @@ def matrix(file: str) -> np.ndarray:
     return found
 
 
-def _names(file: str) -> list[str]:
+def named(ids: Iterable[str]) -> str:
+    """The first few of ``ids``, as an error names them."""
+    return ", ".join(map(repr, islice(ids, _NAMED)))
+
+
+def read_names(file: str) -> list[str]:
+    """The ids in a text file, one a line, or in an ``.npy`` file of strings.
+
+    Raises:
+        DataError: it is missing or unreadable.
+    """
     import numpy as np
 
     try:

@@ -10,18 +10,18 @@ from __future__ import annotations
 from typing import Any
 
 
-def selecting(native: Any, first: int) -> Any:
-    """faiss's search parameters: those that ``native`` is set to, held to ids below ``first``.
+def selecting(native: Any, selector: Any) -> Any:
+    """faiss's search parameters: those that ``native`` is set to, held to the ids of ``selector``.
 
-    Ids lie in rising order in every list, so that faiss reads and counts only that part of a list which is selected
-    (lists for registers are read whole). A graph is walked through passages that are not selected.
+    Where ids lie in rising order in every list, as in all that are built here, faiss reads and counts only that part of
+    a list which a range selects (lists for registers are read whole). A graph is walked through passages that are not
+    selected.
     """
     import faiss
 
     index = faiss.downcast_index(native)
     if isinstance(index, faiss.IndexPreTransform):
-        return faiss.SearchParametersPreTransform(index_params=selecting(index.index, first))
-    selector = faiss.IDSelectorRange(0, first, True)
+        return faiss.SearchParametersPreTransform(index_params=selecting(index.index, selector))
     if isinstance(index, faiss.IndexIVF):
         return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe, max_codes=index.max_codes)
     if isinstance(index, faiss.IndexHNSW):

@@ -5,17 +5,22 @@ A new kind needs an example here. Where passages are needed to train on, the cor
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 from rag_exp.core.errors import DataError
+from rag_exp.core.fingerprint import file_digest
 from rag_exp.retrieval.exact import exact_topk
 from rag_exp.retrieval.hybrid import Both
+from rag_exp.retrieval.index_file import Named
 from rag_exp.retrieval.indexes import (
     BM25,
     HNSW,
@@ -29,6 +34,7 @@ from rag_exp.retrieval.indexes import (
     BuiltIndex,
     Factory,
     FastScan,
+    File,
     Flat,
     Hybrid,
     IndexOptions,
@@ -38,6 +44,80 @@ from rag_exp.retrieval.indexes import (
 from rag_exp.retrieval.recall import recall_against
 
 ALL_LISTS = "nprobe=10000"
+
+
+class Elsewhere:
+    """Options of an index that raw faiss makes of the content, its vectors in another order, and that is then opened.
+
+    Args:
+        string: of faiss's factory.
+        l2: by distance.
+        search: faiss's search parameters.
+    """
+
+    kind, needs, lists = "file", "vectors", ""
+
+    def __init__(self, string: str, l2: bool = False, search: str = ""):
+        self.string, self._l2, self._search = string, l2, search
+        self._home = tempfile.TemporaryDirectory()
+
+    def problems(self, size: int) -> list[str]:
+        return []
+
+    @property
+    def dial(self) -> str | None:
+        return "efSearch" if "HNSW" in self.string else None
+
+    def dial_values(self, size: int, k: int) -> range:
+        return range(k, size + 1)
+
+    def searched_by(self) -> dict[str, str]:
+        return {"search": self._search}
+
+    def model_dump_json(self) -> str:
+        return f"{self.string} {self._l2} {self._search}"
+
+    def create(self, blocks: Sequence[np.ndarray], seed: int) -> BuiltIndex:
+        vectors = np.concatenate([np.asarray(b, np.float32) for b in blocks] or [np.empty((0, 16), np.float32)])
+        order = np.random.default_rng(seed).permutation(len(vectors))
+        by = faiss.METRIC_L2 if self._l2 else faiss.METRIC_INNER_PRODUCT
+        native = faiss.index_factory(vectors.shape[1], self.string, by)
+        if len(order):
+            native.train(np.nan_to_num(vectors[order], posinf=0, neginf=0))
+            if "IDMap" in self.string:
+                native.add_with_ids(vectors[order], order)
+            else:
+                native.add(vectors[order])
+        home = Path(self._home.name)
+        faiss.write_index(native, str(home / "new.faiss"))
+        file = home / f"{file_digest(home / 'new.faiss')}.faiss"
+        (home / "new.faiss").rename(file)
+        (home / "ids.txt").write_text("".join(f"{row}\n" for row in order))
+        ids = None if "IDMap" in self.string else str(home / "ids.txt")
+        return File(path=str(file), ids=ids, search=self._search).create(Named(blocks, Rows(len(order))), seed)
+
+    def load(self, folder: Path) -> BuiltIndex:
+        saved = folder / "index.json"
+        content = json.loads(saved.read_text())["content"]["path"] if saved.exists() else "none"
+        return File(path=f"{self._home.name}/{content}.faiss", search=self._search).load(folder)
+
+
+class Rows:
+    """A corpus whose passages are called by their rows."""
+
+    def __init__(self, size: int):
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        return [str(row) for row in rows]
+
+    def rows_of(self, ids: Sequence[str]) -> list[list[int]]:
+        return [[int(id)] for id in ids]
+
+
 EXAMPLES: dict[str, list[IndexOptions]] = {
     "flat": [Flat()],
     "ivf": [IVF(nlist=1, nprobe=1), IVF(nprobe=3), IVF(nprobe=3, lists="disk")],
@@ -57,6 +137,12 @@ EXAMPLES: dict[str, list[IndexOptions]] = {
     "rabitq": [RaBitQ(search=ALL_LISTS)],
     "annoy": [Annoy(trees=8), Annoy(trees=8, metric="angular", search_k=2000)],
     "milvus": [Milvus(type="FLAT"), Milvus(type="IVF_FLAT", nprobe=10_000)],
+    "file": [
+        Elsewhere("Flat"),
+        Elsewhere("IDMap,HNSW8", search="efSearch=64"),
+        Elsewhere("Flat", l2=True),
+        Elsewhere("SQ8"),
+    ],
     "bm25": [BM25()],
     "hybrid": [Hybrid(), Hybrid(dense=IVF(nprobe=3), fusion="weighted")],
 }
