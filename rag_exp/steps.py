@@ -210,7 +210,7 @@ class _Planner:
             self._embeddings(config, encoder, {"passages": by_hash, **released}),
             _step(
                 "question_embeddings",
-                asked,
+                {**asked, "encoder": _network(encoder)},
                 {"questions": questions, **released},
                 partial(builders.question_embeddings, config, split, None),
             ),
@@ -227,7 +227,7 @@ class _Planner:
     def released_encoder(self) -> Step:
         """The encoder that orders distractors, as it comes."""
         build = partial(builders.released_encoder, self.config.ordering)
-        return _step("released_encoder", {"encoder": self.ordering_identity}, {}, build)
+        return _step("released_encoder", {"encoder": _network(self.ordering_identity)}, {}, build)
 
     @cached_property
     def ordering_identity(self) -> dict[str, Any]:
@@ -301,7 +301,7 @@ class _Planner:
         return _step(
             "encoder",
             {
-                "encoder": self.identity(config.encoder),
+                "encoder": _network(self.identity(config.encoder)),
                 "warmup": warmup.identity(),
                 "questions": config.training.questions,
                 "seed": config.seed,
@@ -466,7 +466,7 @@ class _Planner:
         if searched is None:
             return None
         passages = searched.passages
-        asked = {"encoder": self.identity(self.config.encoder), "split": split, "questions": limit}
+        asked = {"encoder": _network(self.identity(self.config.encoder)), "split": split, "questions": limit}
         parents = {"questions": self.questions(setting), **self.encoder_parents(), **trained}
         build = partial(builders.question_embeddings, self.config, split, limit)
         questions = _step("question_embeddings", asked, parents, build)
@@ -588,6 +588,12 @@ class _Planner:
             return fields if content is None else {**fields, **content(self.digests)}
 
         return self.once(f"{type(options).__name__} {options.model_dump_json()}", make)
+
+
+def _network(encoder: dict[str, Any]) -> dict[str, Any]:
+    """An encoder's identity without how vectors of passages are stored: its weights and its questions know nothing of
+    it (negatives are mined by vectors that are not stored)."""
+    return {name: value for name, value in encoder.items() if name != "storage"}
 
 
 def _read(found: Mapping[str, Step]) -> dict[str, Step]:

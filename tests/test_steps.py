@@ -95,6 +95,18 @@ def test_a_training_setting_changes_the_checkpoint_but_not_the_warmups(base):
         assert other.roles[role].key == base.roles[role].key
 
 
+def test_how_vectors_are_stored_changes_what_reads_them_but_not_the_encoder_or_its_questions(base):
+    other = steps("encoder.storage=float16")
+    for role in ("passages", "tokenizer", "encoder", "reader_warmup"):
+        assert other.roles[role].key == base.roles[role].key
+    for role in ("index", "topk", "checkpoint"):
+        assert other.roles[role].key != base.roles[role].key
+    stored, others = (run.roles["topk"].build.args[-1] for run in (base, other))
+    assert stored.questions.key == others.questions.key
+    assert stored.passages(0).key != others.passages(0).key
+    assert stored.exact(0).key != others.exact(0).key
+
+
 def test_search_parameters_belong_to_the_topk():
     a, b = steps("index=ivf", "index.nprobe=1"), steps("index=ivf", "index.nprobe=2")
     assert a.roles["index"].key == b.roles["index"].key
