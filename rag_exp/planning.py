@@ -100,13 +100,16 @@ class Layout:
         return max(1, math.ceil(size / room)) if room >= 1 else None
 
 
-def layout(options: Any, size: int, dims: int) -> Layout | None:
+def layout(options: Any, size: int, dims: int, bytes_per_number: int = BYTES_PER_NUMBER) -> Layout | None:
     """The layout of an index of the group ``index`` over ``size`` vectors of ``dims``; None where no formula is known.
 
     A dial that is tuned (``index.mode=iso_recall``) is not known yet, and neither are the operations of a query.
+
+    Args:
+        bytes_per_number: of the stored passage vectors, for an index that is searched where they lie.
     """
     if options.kind == "flat":
-        return Layout(BYTES_PER_NUMBER * dims, 0, 0, 0, 0, 2 * dims * size)
+        return Layout(bytes_per_number * dims, 0, 0, 0, 0, 2 * dims * size)
     if options.kind == "hnsw":
         found = graph_layout(options.m, options.ef_search, size, dims)
     elif options.kind == "ivf":

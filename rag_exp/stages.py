@@ -13,7 +13,7 @@ from rag_exp.core.errors import ConfigError
 from rag_exp.core.store import Step, Store
 from rag_exp.dry import passages_of, reading_counts, second_reading_bound, writing_bound
 from rag_exp.models.flops import TokenCounts, forward_flops, training_flops
-from rag_exp.planning import BYTES_PER_NUMBER, PlanOptions, Stage, bytes_in_words, embedding_flops, layout
+from rag_exp.planning import BYTES_PER_NUMBER, Layout, PlanOptions, Stage, bytes_in_words, embedding_flops, layout
 from rag_exp.retrieval.embeddings import BLOCK_ROWS
 from rag_exp.settings import Setting
 from rag_exp.study import Point, Study
@@ -134,7 +134,7 @@ def _tokens(config: RunConfig, options: PlanOptions) -> float:
 
 def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions) -> Stage:
     index = setting.index
-    known = layout(index, size, config.encoder.known_dims()) if setting.uses_vectors else None
+    known = _layout(config, setting, size)
     name = f"index {index.kind}"
     if known is None:
         return Stage(name, f"{size:,} passages: no formula", disk=None, memory=None, flops=None)
@@ -171,6 +171,12 @@ def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions)
     )
 
 
+def _layout(config: RunConfig, setting: Setting, size: int) -> Layout | None:
+    """The layout of the setting's index, where it is one of vectors and a formula is known."""
+    encoder = config.encoder
+    return layout(setting.index, size, encoder.known_dims(), encoder.bytes_per_number) if setting.uses_vectors else None
+
+
 def _searches(
     config: RunConfig, setting: Setting, role: str, step: Step, size: int, options: PlanOptions
 ) -> Iterator[tuple[str, int, Stage]]:
@@ -185,7 +191,7 @@ def _searches(
         asked, split = float(config.evaluation.questions or own), config.evaluation.split
         asked = min(asked, own) if hasattr(config.questions, "queries") else asked
     dims = config.encoder.known_dims() if setting.uses_vectors else 0
-    known = layout(index, size, dims) if setting.uses_vectors else None
+    known = _layout(config, setting, size)
     if step.kind != "tuning":
         queries = asked * setting.k if step.kind == "paths" else asked
         name = f"search {index.kind}" if step.kind == "topk" else f"second hop {index.kind}"

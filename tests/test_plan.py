@@ -37,6 +37,14 @@ def test_a_flat_index_by_hand():
     assert (flat.per_vector, flat.learnt, flat.bytes(1_000)) == (32, 0, 32_000)
     assert flat.build_flops(1_000) == 0
     assert flat.query_flops == 2 * 8 * 1_000
+    assert layout(index_of("index=flat"), 1_000, 8, bytes_per_number=2).bytes(1_000) == 16_000
+
+
+def test_half_the_numbers_are_read_where_vectors_are_stored_so(place):
+    for storage, number in (("float32", 4), ("float16", 2)):
+        found = planned(*POINTS, "corpus.points=1000", f"encoder.storage={storage}")
+        (index,), (search,), (vectors,) = (named(found, n) for n in ("index flat", "search flat", "embeddings"))
+        assert index.memory == search.memory == search.moved == vectors.disk == number * 8 * 1_000
 
 
 def test_inverted_lists_by_hand():

@@ -22,6 +22,13 @@ class PointsCorpus(CorpusOptions):
     kind: Literal["points"] = "points"
     points: int = Field(100_000, ge=1, description="how many there are")
 
+    def problems(self) -> list[str]:
+        if self.growth == "distractor":
+            return ["corpus.growth: distractor: no query of points has gold points to keep; use coverage."]
+        if self.distractors != "any":
+            return [f"corpus.distractors: {self.distractors}: points have no words to be near by; use any."]
+        return []
+
     def content(self, digests: ContentDigests) -> dict[str, Any]:
         return {}
 

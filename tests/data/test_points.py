@@ -18,3 +18,12 @@ def test_queries_have_numbers_and_no_answers():
 def test_points_are_asked_of_points():
     assert PointsQuestions().misfits(PointsCorpus()) == []
     assert "corpus=points" in PointsQuestions().misfits(FactbookCorpus())[0]
+
+
+def test_points_have_no_words_and_no_gold_to_be_put_in_order_by():
+    assert PointsCorpus().problems() == []
+    assert PointsCorpus(distractors="bm25").problems() == [
+        "corpus.distractors: bm25: points have no words to be near by; use any."
+    ]
+    (problem,) = PointsCorpus(growth="distractor", distractors="bm25").problems()
+    assert problem.startswith("corpus.growth: distractor: no query of points has gold")
