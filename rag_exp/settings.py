@@ -143,6 +143,11 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
             found.append("retrieval.hop2: encoder=precomputed has no vectors for what a second hop asks; use one hop.")
         if config.retriever.train != "frozen":
             found.append(f"retriever.train: {config.retriever.train}: encoder=precomputed cannot train; use frozen.")
+    if asked.source == "index" and asked.index.tuned and config.evaluation.split == TUNING_SPLIT:
+        found.append(
+            f"evaluation.split: {TUNING_SPLIT}: index.mode=iso_recall tunes the index on questions of that split, and "
+            "those that are asked must be others; ask another split, or use index.mode=fixed."
+        )
     if config.task == "retrieval":
         return list(dict.fromkeys([*found, *_search_problems(config, asked)]))
     found += config.generator.problems() if hasattr(config.generator, "problems") else []
@@ -162,11 +167,6 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         found.append(
             f"evaluation.source: {asked.source}: the model is trained without passages (retrieval.source=none), "
             "so it cannot be asked with them."
-        )
-    if asked.source == "index" and asked.index.tuned and config.evaluation.split == TUNING_SPLIT:
-        found.append(
-            f"evaluation.split: {TUNING_SPLIT}: index.mode=iso_recall tunes the index on questions of that split, and "
-            "those that are asked must be others; ask another split, or use index.mode=fixed."
         )
     found += objective_problems(config, train)
     found += prior_problems(config, train)

@@ -65,6 +65,7 @@ grids:
     [
         (["retrieval=oracle"], "measures a search"),
         (["retriever=query"], "no reader that teaches"),
+        (["index=ivf", "index.mode=iso_recall", "evaluation.split=train"], "those that are asked must be others"),
         (["corpus=points", "questions=points"], "neither goes without the other"),
     ],
 )

@@ -51,8 +51,9 @@ class PrecomputedVectors:
         """Vectors of ``ids`` in their order, as they are stored.
 
         Raises:
-            DataError: an id has none.
+            DataError: an id has none, or one with NaN or infinity.
         """
+        import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -63,7 +64,12 @@ class PrecomputedVectors:
                 f"{self._file}: no vector for {len(absent)} of {len(ids)} {self._what}s, first {named(absent)}. "
                 "Passages that are cut here (passages=words) have none: embed what was cut, or use passages=whole."
             )
-        return self._vectors_ND[rows.to_numpy()]
+        found = self._vectors_ND[rows.to_numpy()]
+        finite = np.isfinite(found).all(axis=1)
+        if not finite.all():
+            broken = ids[int(finite.argmin())]
+            raise DataError(f"{self._file}: the vector of {self._what} {broken!r} holds NaN or infinity.")
+        return found
 
     def blocks(self, ids: Iterator[Sequence[str]]) -> Iterator[np.ndarray]:
         """Vectors of one batch of ids after the other."""

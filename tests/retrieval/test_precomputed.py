@@ -95,4 +95,4 @@ def test_a_broken_vector_names_its_passage(files, capsys):
     broken[3, 0] = np.nan
     np.save("p.npy", broken)
     assert cli.main(["bench", *WORDS]) == 1
-    assert "NaN" in capsys.readouterr().err
+    assert "p.npy: the vector of passage 'p3' holds NaN or infinity" in capsys.readouterr().err
