@@ -234,6 +234,12 @@ def quoted(value: Any) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+def unquoted(text: str) -> Any:
+    """The YAML value of a text in Hydra's override grammar: what :func:`quoted` was given."""
+    value = _parse([f"value={text}"])[0].value()
+    return list(value) if isinstance(value, tuple) else value
+
+
 def job(task: Any, overrides: Sequence[str], user: Path | None, multirun: bool) -> None:
     """Hand ``overrides`` to Hydra, which calls ``task(cfg)`` for the run, or for every run of the sweep.
 

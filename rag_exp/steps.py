@@ -77,6 +77,7 @@ class RunSteps:
         run_id: digest of the last step's key and the seed.
         manifests: what exactly the corpora are that the model is asked and trained with ("asked", "train"); they lead
             to nothing.
+        embeddings: the vectors of the passages that the model is asked with, by shard; None where none are searched.
     """
 
     roles: Mapping[str, Step]
@@ -84,6 +85,7 @@ class RunSteps:
     asked: Setting
     run_id: str
     manifests: Mapping[str, Step] = field(default_factory=dict)
+    embeddings: Callable[[int], Step] | None = None
 
     @property
     def last(self) -> Step:
@@ -123,7 +125,7 @@ class _Planner:
             self.roles |= self.encoder_tokenizer
         if self.encoder_step is not None:
             self.roles["encoder"] = self.encoder_step
-        weights = self.training() if reads else {}
+        weights, embeddings = self.training() if reads else {}, None
         if self.passages(asked).key != self.passages(train).key:
             self.roles |= self.order_roles(asked, "evaluation_")
             self.roles["evaluation_passages"] = self.passages(asked)
@@ -132,15 +134,16 @@ class _Planner:
             trained = weights if self.live else {}
             if asked.source == "index":
                 # With `both` the passage encoder is trained too, so the index is built from the checkpoint's.
-                both = self.config.retriever.train == "both"
-                self.roles["index"] = self.index(asked, trained if both else {})
+                own = trained if self.config.retriever.train == "both" else {}
+                self.roles["index"] = self.index(asked, own)
+                embeddings = self.embeddings(asked, own)
             self.roles |= self.found(
                 asked, self.config.evaluation.split, self.config.evaluation.questions, self.roles.get("index"), trained
             )
         name, last = ("evaluation", self.evaluation(weights)) if reads else ("ranking", self.ranking())
         self.roles[name] = last
         run_id = digest({name: last.key, "seed": self.config.seed})
-        return RunSteps(self.roles, train, asked, run_id, self.manifests())
+        return RunSteps(self.roles, train, asked, run_id, self.manifests(), embeddings)
 
     @cached_property
     def live(self) -> bool:

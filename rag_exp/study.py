@@ -76,7 +76,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Study:
-    """An expanded and validated study (or an unnamed sweep). ``costs``: what ``rag-exp plan`` reckons with."""
+    """An expanded and validated study (or an unnamed sweep).
+
+    Attributes:
+        costs: what ``rag-exp plan`` reckons with.
+        base: overrides that the study gives every run.
+        overrides: those of the command line, the study's name among them.
+    """
 
     name: str
     description: str
@@ -87,6 +93,7 @@ class Study:
     grids: tuple[Grid, ...]
     points: tuple[Point, ...]
     launcher: tuple[str, ...] = ()
+    base: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     root: Path = field(default=Path("outputs"))
 
@@ -128,6 +135,7 @@ def expand(overrides: Sequence[str], user: Path | None = None) -> Study:
         grids=tuple(grids),
         points=tuple(unique.values()),
         launcher=launcher,
+        base=tuple(spec.get("base") or []),
         overrides=tuple(overrides),
         root=next(iter(unique.values())).config.paths.root,
     )

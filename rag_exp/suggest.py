@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
 from rag_exp import config as configs
 from rag_exp.analysis.fits import current_fits, law_options
+from rag_exp.analysis.study_fits import MIN_LEVELS
 from rag_exp.analysis.tables import finished, load_study
+from rag_exp.candidates import SEED, Candidate, Dial, Family, candidates, family, key_of
 from rag_exp.core.errors import ConfigError, DataError, LawError
-from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.options import Options
 from rag_exp.core.record import RunRecord
-from rag_exp.laws.suggestion import LEAST, PARTS, Offer
-from rag_exp.run import RunFolder
-from rag_exp.steps import RunSteps, plan_run
-from rag_exp.study import Point, Study
+from rag_exp.laws.suggestion import LAST_TURN, LEAST, PARTS, largest_affordable
+from rag_exp.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rag_exp.laws.card import LawFit
-    from rag_exp.laws.costs import Costs
-
-NOT_A_RUN = ("study", "law")
-SEED, DIAL = "seed", "generator.size"
+    from rag_exp.analysis.study_fits import StudyFits
+    from rag_exp.laws.surface import Surface
 
 
 class SuggestOptions(Options):
@@ -57,51 +52,39 @@ def suggest_options(words: Sequence[str]) -> SuggestOptions:
         raise ConfigError([f"{where}: {what}. Write budget=FLOPs, say budget=1e15." for where, what in found]) from e
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A run that the study does not have.
-
-    Attributes:
-        overrides: what makes it.
-        axes: its N, D, M and K, as its record would have them.
-        trained: the key of the training it asks.
-        offer: what it costs.
-    """
-
-    overrides: tuple[str, ...]
-    trained: str
-    axes: dict[str, float]
-    offer: Offer
-
-
 def suggest_runs(
     plan: Study, records: Sequence[RunRecord], options: SuggestOptions, user: Path | None
 ) -> Iterator[str]:
-    """The runs to add, line by line: a command each, what it costs, and what the law expects of it.
+    """The runs to add, line by line: a command each, what it costs, what the law expects of it; then grids to paste.
 
-    Candidates are the model sizes of the generator's dial, over the corpus sizes and passages read that the study has,
-    and another seed of what there is. A training that some run has already costs nothing.
+    Candidates have new values on the axes that the study's law has (see :mod:`rag_exp.candidates`), or another seed of
+    what there is. Levels without which the law cannot be fitted come first, then the largest run. What the store holds
+    costs nothing.
 
     Raises:
         DataError: no finished run tells costs.
     """
     from rag_exp.laws.costs import costs_of_records
-    from rag_exp.laws.suggestion import largest_affordable
 
     table = load_study(plan.folder)
     fits = current_fits(plan, records, table, law_options(plan.law, plan.forms))
-    joint = fits.joint()
     rows = finished(table, fits.metric)
-    rows = rows[rows["run_id"].isin(joint.run_ids)] if joint else rows[(rows["arm"] == fits.arm) & rows["M"].notna()]
+    rows = rows[(rows["arm"] == fits.arm) & rows["N"].notna() & rows["M"].notna()]
     if not len(rows):
         raise DataError(f"No finished run of arm {fits.arm} tells what a run costs. Run the study first.")
-    costs = costs_of_records(rows, queries=float(rows["questions"].median()))
-    there = {str(key) for record in records for key in record.artifacts.values()}
-    found = list(candidates(plan, rows, costs, there, options.budget, user))
+    laws = _laws(fits, rows)
+    fitted = laws[0].run_ids if laws else rows["run_id"].tolist()
+    axes = ("N", "M", "K") if fits.factorised is not None else ("N", "M")
+    known = family(plan, rows, fitted, dict.fromkeys(axes, MIN_LEVELS))
+    costs = costs_of_records(known.rows, queries=float(known.rows["questions"].median()))
+    yield from (_lacking(dial) for dial in known.dials.values() if dial.lacking)
+    # Where sizes are lacking, as many trainings must be paid for.
+    parts = max(options.parts, min(known.dials["N"].lacking, len(known.dials["N"].new)))
+    found = list(candidates(plan, known, costs, options.budget, user))
     if not found:
         yield f"nothing: no run that the study lacks can be trained for {options.budget:.3g} FLOPs"
         return
-    taken = largest_affordable([c.offer for c in found], options.budget, options.parts)
+    taken = largest_affordable([c.offer for c in found], options.budget, parts)
     if not taken:
         least = min(c.offer.price(set()) for c in found)
         yield (
@@ -109,127 +92,147 @@ def suggest_runs(
             "tells too little"
         )
         return
-    law = joint.law if joint else None
-    cap = "" if options.parts == 1 else f", none above {options.budget / options.parts:.3g}"
-    yield f"{len(taken)} runs within {options.budget:.3g} FLOPs{cap}, the largest first:"
-    for group in _by_training([(found[i], price) for i, price in taken]):
-        yield f"  {_command([c.overrides for c, _ in group])}"
-        for candidate, price in group:
-            yield f"      {_said(candidate, price, law, fits.metric)}"
-    yield f"together {sum(price for _, price in taken):.3g} FLOPs; they enter the study's fit once its grids name them"
-    if law is None:
+    cap = "" if parts == 1 else f", none above {options.budget / parts:.3g}"
+    lacks = found[taken[0][0]].offer.turn < LAST_TURN
+    first = "what the law lacks first, then the largest" if lacks else "the largest first"
+    yield f"{len(taken)} runs within {options.budget:.3g} FLOPs{cap}, {first}:"
+    runs = [(found[i], price) for i, price in taken]
+    for overrides, members in _sweeps(runs):
+        yield f"  {_command(overrides)}"
+        for candidate, price in members:
+            yield f"      {_said(candidate, price, laws, fits.metric)}"
+    yield f"together {sum(price for _, price in taken):.3g} FLOPs"
+    yield from _grids([c.overrides for c, _ in runs], plan, known)
+    if not laws:
         yield "no law in N and M stands yet, so that nothing is expected of them"
 
 
-def candidates(
-    plan: Study, rows: pd.DataFrame, costs: Costs, there: set[str], budget: float, user: Path | None
-) -> Iterator[Candidate]:
-    """The valid runs that the study lacks, on the axes of the runs in ``rows``.
+class _Law:
+    """A law of the study, and the settings that all its runs have.
 
-    Args:
-        there: keys of artifacts that finished runs stand on: they are paid for.
-        budget: FLOPs; sizes of the dial whose training alone costs more are passed over.
+    Attributes:
+        held: numbers of the axes that the law has not, of its runs.
     """
-    M_of = dict(zip(rows["run_id"], rows["M"].astype(float), strict=True))
-    points = [p for p in plan.points if p.run_id in M_of]
-    sizes = {p.steps.asked.size: M_of[p.run_id] for p in points}
-    digests = ContentDigests(plan.points[0].config.paths.store / "digests.json")
-    again = max(p.config.seed for p in points) + 1
-    seen = {p.run_id for p in plan.points if RunFolder(plan.root, p.run_id).record.is_file()} | set(M_of)
-    with configs.composing():
-        for overrides in _combinations(points, costs, budget):
-            planned = _planned(overrides, digests, user)
-            if planned is not None and planned[1].run_id in seen:
-                overrides = [o for o in overrides if _key(o) != SEED] + [f"{SEED}={again}"]
-                planned = _planned(overrides, digests, user)
-            if planned is None or planned[1].run_id in seen:
-                continue
-            config, steps = planned
-            seen.add(steps.run_id)
-            N, M = config.generator.non_embedding(), sizes.get(steps.asked.size)
-            if N is not None and M is not None:
-                axes = {"N": float(N), "D": float(costs.tokens or 0.0), "M": M, "K": float(steps.asked.k)}
-                yield Candidate(tuple(overrides), _trained(steps), axes, _offer(costs, axes, steps, there))
+
+    def __init__(self, surface: Surface, run_ids: list[str], rows: pd.DataFrame):
+        self.surface, self.run_ids = surface, run_ids
+        own = rows[rows["run_id"].isin(run_ids)]
+        given = getattr(surface.law, "form", surface.law).variables
+        self.held = {a: set(own[a].astype(float)) for a in ("N", "D", "M", "K") if a not in given}
+
+    def expects(self, axes: dict[str, float], metric: str) -> str | None:
+        """What it expects there, and how far that is from its data; None where it holds nothing of the kind."""
+        if any(all(abs(axes[a] - v) > 0.05 * v for v in values) for a, values in self.held.items()):
+            return None
+        law = self.surface.law
+        at = {**self.surface.given, **{a: [axes[a]] for a in getattr(law, "form", law).variables}}
+        try:
+            text = f"the law expects {metric} {law.predict(at)[0]:.4g}"
+        except LawError:  # a factorised law of one K knows no other
+            return None
+        if self.surface.replicated:
+            said = law.predict(at, interval=law.level)
+            text += f" [{said.low_n[0]:.4g}, {said.high_n[0]:.4g}]"
+        far = [f"{abs(d):.2g} decades beyond the data on {a}" for a, d in self.surface.beyond(axes).items()]
+        return text + (f", {' and '.join(far)}" if far else "")
 
 
-def _planned(
-    overrides: list[str], digests: ContentDigests, user: Path | None
-) -> tuple[configs.RunConfig, RunSteps] | None:
-    """What the overrides mean; None where the study's other settings do not allow them."""
-    try:
-        config = configs.compose(overrides, user).run
-        return config, plan_run(config, digests)
-    except ConfigError:
-        return None
+def _laws(fits: StudyFits, rows: pd.DataFrame) -> list[_Law]:
+    """The study's laws in several axes, the one in N and M first."""
+    from rag_exp.laws.surface import Surface
+
+    found = []
+    if (joint := fits.joint()) is not None and joint.law is not None:
+        found.append(_Law(Surface(joint.law), joint.run_ids, rows))
+    if fits.factorised is not None and (law := fits.factorised.law) is not None:
+        growth = joint.where.get("growth") if joint is not None else next(iter(law.coverage))
+        found.append(_Law(Surface(law, {"growth": growth}), fits.factorised.run_ids, rows))
+    return found
 
 
-def _combinations(points: Sequence[Point], costs: Costs, budget: float) -> Iterator[list[str]]:
-    """Overrides of every combination of the points' axes, and of what of the generator's dial the budget can train."""
-    alike: dict[tuple[str, ...], list[Point]] = {}
-    for p in points:
-        rest = tuple(o for o in p.overrides if _key(o) not in p.axes and _key(o).partition(".")[0] not in NOT_A_RUN)
-        alike.setdefault(rest, []).append(p)
-    fixed, members = max(alike.items(), key=lambda group: len(group[1]))
-    values = {key: list(dict.fromkeys(p.axes[key] for p in members)) for key in members[0].axes}
-    generator = members[0].config.generator
-    dial = type(generator).model_fields.get("size")
-    if dial is not None and DIAL in values:
-        for size in map(str, get_args(dial.annotation)):
-            N = generator.model_copy(update={"size": size}).non_embedding() or 0
-            if size not in values[DIAL] and costs.parts(N, costs.tokens or 0.0, 0.0, 0.0)["training"] <= budget:
-                values[DIAL].append(size)
-    for combination in itertools.product(*values.values()):
-        yield [*fixed, *(f"{key}={value}" for key, value in zip(values, combination, strict=True))]
+def _lacking(dial: Dial) -> str:
+    """Why new levels of an axis come first."""
+    numbers = sorted(set(dial.levels.values()))
+    has = f"{len(numbers)} level{'s' * (len(numbers) != 1)} of {dial.axis} ({', '.join(f'{v:,.0f}' for v in numbers)})"
+    text = f"the study has {has}, and a law in {dial.axis} needs {MIN_LEVELS}"
+    if len(dial.new) < dial.lacking:
+        return f"{text}; {dial.key} gives {len(dial.new) or 'no'} more here"
+    return f"{text}: new ones come first"
 
 
-def _by_training(taken: Sequence[tuple[Candidate, float]]) -> list[list[tuple[Candidate, float]]]:
-    """The runs that ask one trained model, together."""
-    groups: dict[str, list[tuple[Candidate, float]]] = {}
-    for candidate, price in taken:
-        groups.setdefault(candidate.trained, []).append((candidate, price))
-    return list(groups.values())
+Taken = tuple[Candidate, float]
 
 
-def _command(runs: Sequence[tuple[str, ...]]) -> str:
-    """One command for runs whose overrides have the same keys: a sweep over those that differ."""
-    values: dict[str, list[str]] = {}
-    for override in itertools.chain(*runs):
-        key, _, value = override.partition("=")
-        if value not in values.setdefault(key, []):
-            values[key].append(value)
-    sweep = ["-m"] if any(len(v) > 1 for v in values.values()) else []
+def _sweeps(taken: Sequence[Taken]) -> Iterator[tuple[dict[str, list[str]], list[Taken]]]:
+    """The runs as sweeps, each of one trained model: values by key, whose product is exactly the runs beside it."""
+    groups: dict[Any, list[Taken]] = {}
+    for run in taken:
+        keys = tuple(key_of(o) for o in run[0].overrides)
+        groups.setdefault((run[0].trained, keys), []).append(run)
+    for members in groups.values():
+        points = [dict(o.split("=", 1) for o in c.overrides) for c, _ in members]
+        for values, at in _products(points):
+            yield values, [members[i] for i in at]
+
+
+def _products(points: Sequence[dict[str, str]]) -> Iterator[tuple[dict[str, list[str]], list[int]]]:
+    """Different points of equal keys cut into products, each with the positions of its points."""
+    values = {key: list(dict.fromkeys(p[key] for p in points)) for key in points[0]}
+    if len(points) == _size(values):
+        yield values, list(range(len(points)))
+        return
+    # Along one key, values that go with the same points of the others stay together.
+    cuts = []
+    for key in (k for k, v in values.items() if len(v) > 1):
+        beside: dict[str, set[tuple[str, ...]]] = {v: set() for v in values[key]}
+        for p in points:
+            beside[p[key]].add(tuple(v for k, v in p.items() if k != key))
+        alike: dict[frozenset[tuple[str, ...]], list[str]] = {}
+        for value, rest in beside.items():
+            alike.setdefault(frozenset(rest), []).append(value)
+        if len(alike) > 1:
+            cuts.append((key, list(alike.values())))
+    key, parts = min(cuts, key=lambda cut: len(cut[1]))
+    for part in parts:
+        at = [i for i, p in enumerate(points) if p[key] in part]
+        for product, inner in _products([points[i] for i in at]):
+            yield product, [at[i] for i in inner]
+
+
+def _size(values: dict[str, list[str]]) -> int:
+    return math.prod(len(v) for v in values.values())
+
+
+def _command(values: dict[str, list[str]]) -> str:
+    """The command of a sweep."""
+    sweep = ["-m"] if _size(values) > 1 else []
     return shlex.join(["rag-exp", "run", *sweep, *(f"{key}={','.join(v)}" for key, v in values.items())])
 
 
-def _key(override: str) -> str:
-    return override.lstrip("+").split("=", 1)[0]
+def _grids(runs: Sequence[tuple[str, ...]], plan: Study, known: Family) -> Iterator[str]:
+    """How the runs become part of the study: items of its grids, in YAML, without what it gives every run."""
+    import yaml
+
+    own = {SEED, *known.others, *(d.key for d in known.dials.values())}
+    given = {o for o in (*plan.base, *plan.overrides) if key_of(o) not in own}
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for overrides in runs:
+        point = dict(o.split("=", 1) for o in overrides if o not in given)
+        groups.setdefault(tuple(point), []).append(point)
+    yield "to have them in the study's fit, add to its grids:"
+    for points in groups.values():
+        for values, _ in _products(points):
+            grid = {k: [configs.unquoted(v) for v in texts] for k, texts in values.items()}
+            plain = {k: v if len(v) > 1 else v[0] for k, v in grid.items()}
+            yield "  - " + yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+    in_place = [o for o in plan.overrides if key_of(o) in {key for keys in groups for key in keys}]
+    if in_place:
+        yield f"where {shlex.join(in_place)} of the command line would take their place: have it in the grids, too"
 
 
-def _offer(costs: Costs, axes: dict[str, float], steps: RunSteps, there: set[str]) -> Offer:
-    """What the run costs: its training, its encoder and its index may be another's too, or be there already."""
-    parts = costs.parts(**axes)
-    of = {_trained(steps): parts["training"] - costs.fixed}
-    of |= {steps.roles[r].key: v for r, v in (("encoder", costs.fixed), ("index", parts["corpus"])) if r in steps.roles}
-    shared = {key: flops for key, flops in of.items() if key not in there}
-    return Offer(sum(parts.values()), parts["search"] + parts["reading"], shared)
-
-
-def _trained(steps: RunSteps) -> str:
-    """The key of the run's training; empty where nothing is trained."""
-    return next((steps.roles[r].key for r in ("checkpoint", "reader_warmup") if r in steps.roles), "")
-
-
-def _said(candidate: Candidate, price: float, law: LawFit | None, metric: str) -> str:
+def _said(candidate: Candidate, price: float, laws: Sequence[_Law], metric: str) -> str:
     """Its sizes, what it adds to the bill, and what the law expects of it."""
     axes = candidate.axes
-    text = f"N {axes['N']:,.0f}, M {axes['M']:,.0f}, K {axes['K']:g}: {price:.3g} FLOPs"
-    if law is None:
-        return text
-    at = {a: [axes[a]] for a in law.form.variables}
-    try:
-        said = law.predict(at, interval=law.level)
-        text += f"; the law expects {metric} {said.value_n[0]:.4g} [{said.low_n[0]:.4g}, {said.high_n[0]:.4g}]"
-    except LawError:
-        text += f"; the law expects {metric} {law.predict(at)[0]:.4g}"
-    far = [f"{abs(d[0]):.2g} decades beyond the data on {a}" for a, d in law.distance(at).items() if d[0]]
-    return text + (f", {' and '.join(far)}" if far else "")
+    text = f"N {axes['N']:,.0f}, D {axes['D']:.3g}, M {axes['M']:,.0f}, K {axes['K']:g}: {price:.3g} FLOPs"
+    expected = next((said for law in laws if (said := law.expects(axes, metric)) is not None), None)
+    return text + (f"; {expected}" if expected else "")

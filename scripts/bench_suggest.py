@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -89,6 +89,26 @@ def largest(parts: int) -> Rule:
     return rule
 
 
+def within(*axes: str) -> Rule:
+    """The largest among what has no value on ``axes`` beyond those that the study has already."""
+
+    def rule(r: Replay, budget: float) -> list[int]:
+        most = {axis: getattr(r, axis)[r.known].max() for axis in axes}
+        pool = [i for i in r.pool if all(getattr(r, axis)[i] <= most[axis] for axis in axes)]
+        return largest(1)(replace(r, pool=np.array(pool, dtype=int)), budget)
+
+    return rule
+
+
+def in_turn(r: Replay, budget: float) -> list[int]:
+    """The affordable run of the most parameters, then that of the most tokens, in turn."""
+    bought: list[int] = []
+    while len(can := [i for i in r.pool if i not in bought and r.flops[i] <= budget - r.flops[bought].sum()]):
+        axis, other = (r.N, r.D) if len(bought) % 2 == 0 else (r.D, r.N)
+        bought.append(max(can, key=lambda i: (axis[i], other[i])))
+    return bought
+
+
 def spread(r: Replay, budget: float) -> list[int]:
     """Of those that cost at least half of the largest affordable, the one farthest from all runs at hand in (N, D)."""
     logs = np.log(np.stack([r.N, r.D], axis=1))
@@ -131,6 +151,9 @@ RULES: dict[str, Rule] = {
     "largest, quarters": largest(4),
     "largest, sixths": largest(6),
     "largest, twelfths": largest(12),
+    "largest, no new lengths": within("D"),
+    "largest, no new sizes": within("N"),
+    "most N and most D in turn": in_turn,
     "largest, spread over N and D": spread,
     "D-optimal": optimal(False, False),
     "D-optimal per FLOP": optimal(False, True),

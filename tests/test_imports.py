@@ -9,9 +9,9 @@ ROOT = Path(rag_exp.__file__).parent
 # A room may import those of its own level only by itself, and everything of the levels after it.
 LEVELS = [
     {"cli"},
-    {"plan"},
-    {"stages"},
-    {"dry", "show", "diff", "housekeeping", "preflight", "suggest"},
+    {"plan", "suggest"},
+    {"stages", "candidates"},
+    {"dry", "show", "diff", "housekeeping", "preflight"},
     {"run", "study"},
     {"measuring"},
     {"calibration"},
