@@ -21,6 +21,7 @@ The lab for scaling studies of retrieval-augmented language models.
   fit study=NAME             fit the study's laws
   fit data=FILE [N=COLUMN]   fit a law to anybody's table
   frontier study=NAME        what a budget buys best by the study's law
+  frontier card=FILE         ... by any law's fit card, at stated costs
   suggest study=NAME         which runs to add within a budget
   report study=NAME          write report.html and the figures
   show RUN [--question ID]   a run, or one question of it: passages, prior, posterior, answer
@@ -204,16 +205,26 @@ def fit(argv: list[str]) -> int:
 
 def frontier(argv: list[str]) -> int:
     """usage: rag-exp frontier study=NAME [budgets=FLOPS,FLOPS] [queries=NUMBER] [overrides]
+           rag-exp frontier card=FILE [budgets=FLOPS,FLOPS] [costs.NAME=FLOPS ...] [out=DIR]
 
     Parameters, training tokens, passages and passages read that a budget buys best, by the study's law and at the costs
     that its runs measured: training, embedding the corpus, and searching and reading for every query. Also:
     costs.NAME=FLOPS (rag_exp/laws/costs.py names them), caps.M=NUMBER, reach=DECADES beyond the data, law=factorised
-    with given.index=KIND, given.growth=KIND.
+    with given.index=KIND, given.growth=KIND. With card=FILE (a fit card of rag-exp fit) the costs are those that are
+    stated; a law in N and D needs none, since training costs 6 N D.
     """
-    from rag_exp.analysis.allocations import KEYS, frontier_options
+    from rag_exp.analysis.allocations import KEYS, frontier_card, frontier_options
 
     own = [a for a in argv if a.partition("=")[0].partition(".")[0] in KEYS]
     options = frontier_options(own)
+    if options.card is not None:
+        if others := [a for a in argv if a not in own]:
+            from rag_exp.core.errors import ConfigError
+
+            raise ConfigError([f"{word}: means nothing beside card=FILE." for word in others])
+        for line in frontier_card(options):
+            print(line)
+        return 0
     plan = _study([a for a in argv if a not in own], as_run=True)
     from rag_exp.analysis.allocations import frontier_study
     from rag_exp.study import records_of, write_plan

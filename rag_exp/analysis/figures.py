@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from rag_exp.analysis import theme
 from rag_exp.analysis.arms import arms_chart
 from rag_exp.analysis.costs import cost_chart
 from rag_exp.analysis.curves import Curve, curves_chart
+from rag_exp.analysis.page import Chart
 from rag_exp.analysis.replicates import aggregate
 from rag_exp.analysis.residuals import residuals_chart
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, conditions_of, described, groups
@@ -45,6 +46,13 @@ class Figure:
         found: dict[str, Any] = self.chart.to_dict()
         return found
 
+    def drawn(self) -> Chart:
+        """The figure as a page takes it."""
+        import vl_convert
+
+        svg = vl_convert.vegalite_to_svg(self.spec, vl_version=vega_lite_version())
+        return Chart(self.name, self.title, self.caption, self.spec, svg)
+
 
 def figures_of(table: pd.DataFrame, fits: StudyFits) -> list[Figure]:
     """Every figure that the study's runs allow.
@@ -70,15 +78,29 @@ def figures_of(table: pd.DataFrame, fits: StudyFits) -> list[Figure]:
     return [f for f in made if f is not None]
 
 
+def vega_lite_version() -> str:
+    """The Vega-Lite that the installed Altair writes, as vl-convert names it (``6.1``)."""
+    import altair as alt
+
+    return alt.SCHEMA_VERSION.lstrip("v").rsplit(".", 1)[0]
+
+
+@cache
+def vega_libraries() -> str:
+    """The JavaScript that draws a page's charts."""
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle(vl_version=vega_lite_version()))
+
+
 def save_figures(figures: list[Figure], folder: Path) -> list[Path]:
     """Write every figure as ``figures/NAME.png`` (2x) and ``figures/NAME.pdf``."""
-    import altair as alt
     import vl_convert
 
     from rag_exp.core.atomic import disk_errors
 
     files = []
-    version = alt.SCHEMA_VERSION.lstrip("v").rsplit(".", 1)[0]
+    version = vega_lite_version()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for figure in figures:

@@ -9,10 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_exp.analysis.allocations import frontier_section, saved_frontier
+from rag_exp.analysis.allocations import saved_figures, saved_frontier
 from rag_exp.analysis.factors import factors_section
-from rag_exp.analysis.figures import Figure, figures_of, save_figures
-from rag_exp.analysis.page import GREEK, Cell, Chart, Page, mathed
+from rag_exp.analysis.figures import figures_of, save_figures, vega_libraries
+from rag_exp.analysis.frontier_words import frontier_section
+from rag_exp.analysis.page import GREEK, Cell, Page, mathed
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, described
 from rag_exp.analysis.tables import missing_runs
 from rag_exp.analysis.theme import unit
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit
 
 FILE = "report.html"
-REPORT_VERSION = 2  # raise it when the page is made differently from the same runs
+REPORT_VERSION = 3  # raise it when the page is made differently from the same runs
 _SHOWN = ("em", "f1", "gold_recall@k", "index_recall@k", "queries_per_second")
 _BLANK = '<abbr title="{}">–</abbr>'
 
@@ -58,7 +59,7 @@ def write_report(table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any], 
     if figures:
         page.heading("Figures")
         for figure in figures:
-            page.chart(_chart(figure))
+            page.chart(figure.drawn())
         page.paragraph("Each figure is also in figures/ as PNG and PDF. Point at a mark to read its values.", "note")
     _laws(page, fits)
     _heldout(page, fits)
@@ -67,11 +68,13 @@ def write_report(table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any], 
     saved = saved_frontier(folder, fits)
     if saved is not None:
         frontier_section(page, saved)
+        for figure in saved_figures(saved, fits):
+            page.chart(figure.drawn())
     _runs(page, table, fits.metric)
     _nulls(page, table)
     _source(page, table, plan)
     path = folder / FILE
-    write_text(path, page.html(_libraries(), basis))
+    write_text(path, page.html(vega_libraries(), basis))
     return path
 
 
@@ -98,26 +101,6 @@ def _head(page: Page, table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, A
     }
     items = "".join(f"<span>{escape(k)} <b>{escape(v)}</b></span>" for k, v in facts.items())
     page.add(f'<div class="facts">{items}</div>')
-
-
-def _chart(figure: Figure) -> Chart:
-    import vl_convert
-
-    svg = vl_convert.vegalite_to_svg(figure.spec, vl_version=vega_lite_version())
-    return Chart(figure.name, figure.title, figure.caption, figure.spec, svg)
-
-
-def vega_lite_version() -> str:
-    """The Vega-Lite that the installed Altair writes, as vl-convert names it (``6.1``)."""
-    import altair as alt
-
-    return alt.SCHEMA_VERSION.lstrip("v").rsplit(".", 1)[0]
-
-
-def _libraries() -> str:
-    import vl_convert
-
-    return str(vl_convert.javascript_bundle(vl_version=vega_lite_version()))
 
 
 def _tiles(page: Page, fits: StudyFits) -> None:

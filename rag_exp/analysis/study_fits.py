@@ -97,6 +97,12 @@ class StudyFits:
         found = [f for f in self.fits if f.axes == ("N", "M") and f.law is not None]
         return max(found, key=lambda f: len(f.run_ids), default=None)
 
+    def law_named(self, name: str) -> Any:
+        """The law of this name (``factorised``: that one); None where there is none."""
+        if name == FACTORISED:
+            return None if self.factorised is None else self.factorised.law
+        return next((f.law for f in self.fits if f.name == name), None)
+
     def of(self, *axes: str, **where: Any) -> list[StudyFit]:
         """The laws in these axes whose conditions include ``where``."""
         return [

@@ -20,6 +20,7 @@ LABEL_SIZE = 12
 _LABEL_GAP = 14.0
 
 LABELS = {
+    "loss": "Loss, nats",
     "N": "Generator parameters, without embeddings",
     "M": "Corpus size, passages",
     "nll": "Loss, nats per answer",
@@ -32,6 +33,7 @@ LABELS = {
     "queries_per_second": "Questions per second",
     "index_bytes": "Index size, bytes",
 }
+QUANTITIES = {"N": "N, parameters", "D": "D, training tokens", "M": "M, passages", "K": "K, passages read"}
 UNITS = {"nll": "nats per answer", "nll_any": "nats per answer", "nll_per_byte": "nats per byte"}
 
 
@@ -53,6 +55,12 @@ def si(value: float, digits: int = 3) -> str:
         if abs(value) >= size * (1 - 0.5 * 10**-digits):
             return f"{value / size:.{digits}g}{letter}"
     return f"{value:.{digits}g}"
+
+
+def scientific(value: float, digits: int = 3) -> str:
+    """``9.61e12``, ``1e15``: a number that outgrows the usual SI letters (FLOPs), as a command takes it."""
+    head, _, power = f"{value:.{digits - 1}e}".partition("e")
+    return f"{head.rstrip('0').rstrip('.') if '.' in head else head}e{int(power)}"
 
 
 def shades(palette: Sequence[str], count: int) -> list[str]:
@@ -156,6 +164,24 @@ def log_axis(column: str, values: Sequence[float], title: str | None = None, rig
         title=title or label(column),
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
         axis=alt.Axis(values=log_ticks(low, high), format="~s", grid=False, labelOverlap=False),
+    )
+
+
+def flops_axis(column: str, values: Sequence[float], title: str, most: int = 6) -> Any:
+    """An x encoding of FLOPs: logarithmic, with at most so many labels as :func:`scientific` makes them (``3e12``)."""
+    import altair as alt
+
+    low, high = padded(values, 0.05, log=True)
+    return alt.X(
+        f"{column}:Q",
+        title=title,
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(
+            values=log_ticks(low, high, most),
+            labelExpr="replace(format(datum.value, '.2~e'), '+', '')",
+            grid=False,
+            labelOverlap=False,
+        ),
     )
 
 

@@ -82,10 +82,11 @@ def frontier(
         known = row["reason"] is None
         for name in (*AXES, "loss"):
             value = point[name] if name in point else float(best.loss_RB[0, b])
-            ends = [surface.interval(o[name][:, b]) for o in bands] if name == "loss" or name in surface.axes else []
+            banded = known and (name == "loss" or name in surface.axes)
+            ends = [surface.interval(o[name][:, b]) for o in bands] if banded else []
             row[name] = value if known else None
-            row[f"{name}_low"] = min(e[0] for e in ends) if known and ends else None
-            row[f"{name}_high"] = max(e[1] for e in ends) if known and ends else None
+            row[f"{name}_low"] = min((e[0] for e in ends), default=None)
+            row[f"{name}_high"] = max((e[1] for e in ends), default=None)
         row |= {f"flops.{k}": v if known else None for k, v in costs.parts(**point).items()}
         row["beyond"] = surface.beyond(point) if known else None
         row["capped"] = search.at_caps(point) if known else None

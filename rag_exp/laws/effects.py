@@ -111,8 +111,8 @@ def exchange(law: Law, of: Effect, other: str) -> Exchange:
 
     def factors(draws: bool) -> np.ndarray:
         start = {**held, of.axis: np.array([[of.start]])}
-        target = surface.loss({**held, of.axis: np.array([[of.stop]]), other: np.array([[base]])}, draws)[:, 0]
-        return _level(surface, start, other, target, (base, base * _SEARCH), draws) / base
+        target_R1 = surface.loss({**held, of.axis: np.array([[of.stop]]), other: np.array([[base]])}, draws)
+        return _level(surface, start, other, target_R1, (base, base * _SEARCH), draws)[:, 0] / base
 
     factor = factors(False)[0]
     if not surface.replicated:
@@ -190,14 +190,18 @@ def contours(
     at: Mapping[str, float] | None = None,
     points: int = 13,
     reach: float = 1.0,
+    across: tuple[float, float] | None = None,
+    bands: bool = True,
 ) -> pd.DataFrame:
     """Iso-loss curves: how much ``y`` it takes at every ``x`` to have the same loss.
 
     Args:
         levels: losses; the fitted ones at five steps along the data's diagonal, unless given.
         at: the other axes; the middle of the data unless given.
-        points: values of ``x`` over its measured range.
+        points: how many values of ``x``.
         reach: decades beyond the data in which ``y`` is looked for.
+        across: from where to where ``x`` goes; over its measured range unless given.
+        bands: whether ``y`` has intervals, where the law has replicates.
 
     Returns:
         per level and x: ``loss``, x, y, ``y_low``, ``y_high`` (columns carry the axes' names) and ``beyond``, the
@@ -214,21 +218,24 @@ def contours(
         diagonal = {x: x_low * (x_high / x_low) ** shares, y: low * (high / low) ** shares}
         levels = sorted(surface.loss({**held, **diagonal})[0].tolist(), reverse=True)
     within = (low / TENFOLD**reach, high * TENFOLD**reach)
-    rows: list[dict[str, Any]] = []
-    for level in levels:
-        for value in np.geomspace(x_low, x_high, points):
-            start = {**held, x: np.array([[value]])}
-            there = float(_level(surface, start, y, np.array([level]), within, False)[0])
-            row: dict[str, Any] = {"loss": float(level), x: float(value), y: None if np.isnan(there) else there}
-            row |= {f"{y}_low": None, f"{y}_high": None, "beyond": None}
-            if row[y] is not None:
-                row["beyond"] = abs(surface.beyond({**held, x: float(value), y: there}).get(y, 0.0))
-                if surface.replicated:
-                    draws = _level(surface, start, y, np.array([level]), within, True)
-                    if np.isnan(draws).mean() <= (1 - surface.level) / 2:
-                        row[f"{y}_low"], row[f"{y}_high"] = surface.interval(draws[~np.isnan(draws)])
-            rows.append(row)
-    return pd.DataFrame(rows)
+    xs = np.geomspace(*(across or (x_low, x_high)), points)
+    target_1n, start = np.repeat(levels, points)[None], {**held, x: np.tile(xs, len(levels))[None]}
+    there_n = _level(surface, start, y, target_1n, within, False)[0]
+    known = ~np.isnan(there_n)
+    ends_2n = np.full((2, len(there_n)), np.nan)
+    if surface.replicated and bands and known.any():
+        own = {**held, x: start[x][:, known]}
+        rows = len(surface.loss({**held, x: xs[:1], y: np.array([low])}, draws=True))
+        draws_Rk = _level(surface, own, y, np.repeat(target_1n[:, known], rows, axis=0), within, True)
+        # An interval needs all replicates but those that its tails may be made of.
+        common = np.isnan(draws_Rk).mean(0) <= (1 - surface.level) / 2
+        ends_2n[:, np.flatnonzero(known)[common]] = np.array(
+            [surface.interval(column[~np.isnan(column)]) for column in draws_Rk[:, common].T]
+        ).T.reshape(2, -1)
+    table = pd.DataFrame({"loss": target_1n[0], x: start[x][0], y: there_n})
+    table[f"{y}_low"], table[f"{y}_high"] = ends_2n
+    table["beyond"] = np.maximum(np.maximum(np.log10(low / there_n), np.log10(there_n / high)), 0.0)
+    return table
 
 
 def _slope(surface: Surface, point: Mapping[str, float], axis: str, draws: bool) -> np.ndarray:
@@ -242,25 +249,31 @@ def _level(
     surface: Surface,
     start: Mapping[str, Any],
     axis: str,
-    target_R: np.ndarray,
+    target_Rn: np.ndarray,
     within: tuple[float, float],
     draws: bool,
 ) -> np.ndarray:
-    """The least value of ``axis`` within bounds at which the loss, falling along it, is down at the target: [R] or [1].
+    """The least value of ``axis`` within bounds at which the loss, falling along it, is down at the target.
 
     NaN where even the upper bound is not enough, or the lower bound has less loss already.
+
+    Args:
+        start: the other axes, each [R, n] or what broadcasts to it.
+
+    Returns:
+        [R, n], or [1, n] by the parameters.
     """
+    shape = np.broadcast_shapes(target_Rn.shape, *(np.shape(v) for v in start.values()))
+    wide = {a: np.broadcast_to(np.asarray(v, dtype=float), shape) for a, v in start.items()}
 
     def loss(log_axis: np.ndarray) -> np.ndarray:
-        rows = len(log_axis)
-        wide = {a: np.broadcast_to(np.asarray(v, dtype=float), (rows, 1)) for a, v in start.items()}
-        return surface.loss({**wide, axis: np.exp(log_axis)[:, None]}, draws)[:, 0]
+        return surface.loss({**wide, axis: np.exp(log_axis)}, draws)
 
-    first, last = (np.full(1, np.log(w)) for w in within)
-    there = (loss(last) <= target_R) & (loss(first) >= target_R * (1 - 1e-12))
+    first, last = (np.full(shape, np.log(w)) for w in within)
+    there = (loss(last) <= target_Rn) & (loss(first) >= target_Rn * (1 - 1e-12))
     low, high = (np.broadcast_to(end, there.shape).copy() for end in (first, last))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        enough = loss(middle) <= target_R
+        enough = loss(middle) <= target_Rn
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     return np.where(there, np.exp(high), np.nan)

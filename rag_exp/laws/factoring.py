@@ -108,6 +108,10 @@ def fit_factorised(
         rows={
             "positions": runs.positions.tolist(),
             "left_out": runs.left_out,
+            "axes": {a: runs[a].tolist() for a in ("N", "M", "K")},
+            "y": runs["y"].tolist(),
+            "growth": runs.growth.tolist(),
+            "index": runs.index.tolist(),
             "exact": sorted(set(runs.index[runs.exact].tolist())),
             "first_share": runs.first_share,
             "searched_twice": bool((~np.isnan(runs["hop2_recall@j"])).any()),

@@ -46,7 +46,7 @@ from rag_exp.core.errors import LawError
 from rag_exp.laws.card import Prediction, card_text
 from rag_exp.laws.factor import Factor
 
-SCHEMA = 2
+SCHEMA = 3
 SHARES = ("path_recall@k", "all_gold@k", "gold_found")
 """What P is, the first of them that is known: all the gold that a question needs, together where paths are read."""
 SEARCHES = ("index_recall@1", "index_recall@k", "hop2_recall@j")
@@ -116,7 +116,8 @@ class FactorisedFit:
         recall: the share of the best passages that an index misses, per index type.
         found, missed: the metric (nats per answer) with all needed gold among what is read, and without.
         ranges: of N, M and K among the rows used.
-        rows: position in the data of every row used, and ``left_out`` with reasons.
+        rows: of every row used its position in the data, ``axes``, ``y``, ``growth`` and ``index``; ``left_out`` with
+            reasons; ``exact``, the index types that search exactly.
     """
 
     coverage: dict[str, Factor]

@@ -64,3 +64,18 @@ class Surface:
             if abs(decades) > 1e-9:
                 found[axis] = round(float(decades), 12)
         return found
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """The rows of the fit that stand at what is ``given``: the law's axes, and ``y``; each [n]."""
+        card = self.law.rows
+        columns = {k: np.asarray(v) for k, v in card["axes"].items()} | {"y": np.asarray(card["y"])}
+        kept = np.ones(len(columns["y"]), dtype=bool)
+        for name in ("growth", "index"):
+            if name in self.given:
+                kept &= np.asarray(card[name]) == self.given[name]
+            elif name == "index" and name in card:
+                kept &= np.isin(card[name], card["exact"])
+        for axis, column in columns.items():
+            if axis in self.given:
+                kept &= np.isclose(column, float(self.given[axis]))
+        return {name: column[kept] for name, column in columns.items()}

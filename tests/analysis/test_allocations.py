@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from rag_exp.analysis.allocations import frontier_options, frontier_section, frontier_study, saved_frontier
+from rag_exp.analysis.allocations import frontier_options, frontier_study, saved_figures, saved_frontier
+from rag_exp.analysis.frontier_words import frontier_section
 from rag_exp.analysis.page import Page
 from rag_exp.analysis.study_fits import StudyFits
 from rag_exp.core.errors import ConfigError, DataError
@@ -53,8 +54,11 @@ def test_what_a_budget_buys_by_the_joint_law(study):
     frontier_section(page, saved_frontier(plan.folder, fits))
     text = page.html("")
     assert "What a budget buys" in text
-    assert "1.00e+14" in text
+    assert ">1e14<" in text
     assert "reading 9" in text
+    drawn = {"frontier_loss", "frontier_allocation", "frontier_shares", "frontier_plane"}
+    assert {f.name for f in saved_figures(saved_frontier(plan.folder, fits), fits)} == drawn
+    assert {f.stem for f in (plan.folder / "frontier").glob("*.pdf")} == drawn
     assert saved_frontier(plan.folder, replace(fits, basis="of other runs")) is None
 
 
@@ -75,7 +79,7 @@ def test_the_factorised_law_is_followed_where_it_was_fitted(study):
     assert "questions 29.6 M of search" in lines[1]
     assert "training (7.7" in lines[1]
     assert "all the M there is" in lines[2]
-    assert "M 20,000" in lines[2]
+    assert "M 20k" in lines[2]
 
 
 def test_what_is_wrong_is_said():

@@ -21,6 +21,11 @@ def test_numbers_with_si_letters():
     assert {v: theme.si(v) for v in known} == known
 
 
+def test_numbers_beyond_si_letters_are_written_as_commands_take_them():
+    known = {1e15: "1e15", 9.6108e12: "9.61e12", 5e21: "5e21", 9.999e9: "1e10"}
+    assert {v: theme.scientific(v) for v in known} == known
+
+
 @given(st.floats(1e-3, 1e9), st.floats(1.05, 1e6))
 def test_ticks_are_round_few_and_inside(low, factor):
     ticks = theme.log_ticks(low, low * factor)
