@@ -404,7 +404,7 @@ def setting_problems(
     if setting.source == "index" and setting.index.needs == "vectors" and setting.index.built == "once":
         found += [f"{prefix}index.built: once: {problem}" for problem in _selection_problems(config, setting)]
     if setting.source == "index" and (setting.shards > 1 or config.retrieval.on_ray):
-        found += _shard_problems(config, setting, size)
+        found += _shard_problems(config, setting, indexed)
     return found
 
 
@@ -433,8 +433,6 @@ def _selection_problems(config: RunConfig, setting: Setting) -> list[str]:
         mend = "search the whole corpus" if index.made_elsewhere else "use each_size, or index=ivf, hnsw, ivfpq or sq"
         return [f"index={index.named} takes no selection of passages; {mend}."]
     found = []
-    if setting.shards > 1 or config.retrieval.on_ray:
-        found.append("an index in shards takes no selection; use each_size, or retrieval.shards=1 in this process.")
     if config.retriever.train != "frozen":
         found.append(f"retriever.train={config.retriever.train} builds its index as it learns; use each_size.")
     return found

@@ -53,9 +53,10 @@ def _stages(point: Point, options: PlanOptions) -> Iterator[tuple[str, int, Stag
         elif step.kind == "encoder":
             yield step.key, 0, _encoder(config, config.retriever.warmup.resolved(config.encoder).steps, options)
         elif step.kind == "index":
+            held = total if setting.selected else size
             if setting.uses_vectors:
-                yield _vectors(step.parents), size, _embeddings(config, size, options)
-            yield step.key, 0, _index(config, setting, size, options)
+                yield _vectors(step.parents), held, _embeddings(config, held, options)
+            yield step.key, 0, _index(config, setting, held, options)
         elif step.kind in ("topk", "paths", "tuning") and setting.source == "index":
             yield from _searches(config, setting, role, step, size, options)
         elif step.kind in ("reader_warmup", "checkpoint"):

@@ -91,6 +91,27 @@ def test_an_index_in_shards_is_the_same_artifact_and_finds_the_same(tmp_path, mo
     assert len(list((tmp_path / "cut" / "objects").glob("index_shard/*/artifact.json"))) == len(shards)
 
 
+@pytest.mark.parametrize(("index", "backend"), [("ivf", "local"), on_ray("ivf")])
+def test_an_index_in_shards_that_is_built_once_finds_the_same_at_every_size(tmp_path, index, backend):
+    """The prefixes end in the first and in the second of three shards."""
+
+    def asked(root, size, *overrides):
+        once = [f"index@evaluation.index={index}", "evaluation.index.built=once", "evaluation.questions=20"]
+        config = configs.compose(["debug=tiny", *once, f"evaluation.corpus_size={size}", *overrides]).run
+        return Store(tmp_path / root).ensure(plan_run(config, ContentDigests()).roles["topk"])
+
+    for size in (300, 700):
+        whole, cut = asked("whole", size), asked("cut", size, "retrieval.shards=3", f"retrieval.backend={backend}")
+        assert cut.key == whole.key
+        found, expected = SearchResult.load(cut.path), SearchResult.load(whole.path)
+        np.testing.assert_array_equal(found.ids_QK, expected.ids_QK)
+        np.testing.assert_allclose(found.scores_QK, expected.scores_QK, rtol=1e-6)
+        assert found.ids_QK.max() < size
+        assert cut.stats["distances"] == whole.stats["distances"]
+        assert cut.stats["recall"] == whole.stats["recall"]
+    assert len(list((tmp_path / "cut" / "objects").glob("index_shard/*/artifact.json"))) == 3
+
+
 @pytest.mark.parametrize("index", ["flat", "ivf"])
 def test_float16_embeddings_are_half_the_bytes_and_find_the_same(tmp_path, index):
     results, sizes = [], []

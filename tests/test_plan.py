@@ -144,6 +144,28 @@ def test_what_runs_share_is_counted_once(place):
     assert set(turned) == set(found)  # whatever the order
 
 
+def test_an_index_that_is_built_once_is_counted_once_over_the_whole_corpus(place):
+    words = [*POINTS, "corpus.points=5000", "index=ivf", "evaluation.corpus_size=1000,2000"]
+    (once,) = named(planned(*words, "index.built=once"), "index ivf")
+    assert once in named(planned(*words[:-1]), "index ivf")
+    assert len(named(planned(*words), "index ivf")) == 2
+
+
+def test_an_order_by_dense_neighbours_by_hand(place):
+    import numpy as np
+
+    for name, rows in (("p", 6), ("i", 6), ("q", 3), ("j", 3)):
+        np.save(f"{name}.npy", np.zeros((rows, 8), np.float32))
+    files = zip(("passages", "passage_ids", "questions", "question_ids"), "piqj", strict=True)
+    words = ["task=retrieval", "index=bm25", "corpus.growth=distractor", "corpus.distractors=dense"]
+    words += ["encoder@distractors_encoder=precomputed", *(f"distractors_encoder.{n}={f}.npy" for n, f in files)]
+    found = planned(*words, questions=500)
+    assert [s.name for s in found].count("passages") == 3  # in hash order, and nearest first for each split
+    (embeddings,) = named(found, "embeddings")
+    assert (embeddings.disk, embeddings.flops) == (4 * 8 * 32_380, 0)
+    assert [s.flops for s in named(found, "nearness")] == [2 * 8 * 32_380 * 500] * 2
+
+
 def test_what_the_store_holds_costs_nothing(place, capsys):
     words = [*POINTS, "corpus.points=300", "questions.queries=4", "retrieval.k=2"]
     before = {s.name for s in planned(*words)}

@@ -183,6 +183,8 @@ def test_an_index_that_is_built_once_is_shared_by_all_sizes():
     assert small.roles["index"].key == smaller.roles["index"].key == whole.roles["index"].key
     assert rebuilt.roles["index"].key != whole.roles["index"].key
     assert len({s.roles["topk"].key for s in (small, smaller, whole, rebuilt)}) == 4
+    cut = steps("index=ivf", "index.built=once", "index.nlist=8", "corpus.size=800", "retrieval.shards=3")
+    assert cut.run_id == small.run_id
     # Nothing is selected of the whole corpus, nor by what reads the vectors themselves.
     assert whole.run_id == steps("index=ivf", "index.nlist=8", "corpus.size=null").run_id
     assert steps("index=flat", "index.built=once").run_id == steps("index=flat").run_id
@@ -195,7 +197,6 @@ def test_an_index_that_is_built_once_is_shared_by_all_sizes():
         (["index=pq"], r"index\.built: once: index=pq \(PQ\{m\}\) takes no selection"),
         (["index=factory", "index.string=NSG32"], r"index=factory \(NSG32\) takes no selection"),
         (["index=factory", "index.string=RaBitQfs"], r"index=factory \(RaBitQfs\) takes no selection"),
-        (["index=ivf", "retrieval.shards=2"], "an index in shards takes no selection"),
         (["index=ivf", "retriever=query"], "retriever.train=query builds its index as it learns"),
     ],
 )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def quantizer(config: RunConfig, setting: Setting, vectors: VectorSteps, build: Build) -> None:
     """What an index learns from all its passages before it holds any: its lists and codes."""
-    content, _ = vector_blocks(config, build, vectors.passages, passage_table(build).prefix_size(setting.size))
+    size = passage_table(build).prefix_size(setting.indexed_size)
+    content, _ = vector_blocks(config, build, vectors.passages, size)
     trained = setting.index.train(content, derive(config.seed, "index"))
     trained.save(build.folder)
     build.stats |= trained.stats()
@@ -32,7 +33,7 @@ def index_shard(
     """Shard ``number`` of ``shards`` of the setting's index."""
     from rag_exp.retrieval.sharded import ShardJob, Share
 
-    share = Share(number, shards, passage_table(build).prefix_size(setting.size))
+    share = Share(number, shards, passage_table(build).prefix_size(setting.indexed_size))
     trained = build.parent("quantizer").path.resolve() if "quantizer" in build.step.parents else None
     _, embeddings = vector_blocks(config, build, vectors.passages, share.end)
     job = ShardJob(
@@ -77,18 +78,23 @@ def open_index(
 def _open_shards(
     config: RunConfig, setting: Setting, vectors: VectorSteps, size: int, shards: int, build: Build
 ) -> ShardedIndex:
-    """All shards of an index over ``size`` passages, ready to be searched as one."""
+    """All shards of an index that hold any of the first ``size`` passages, ready to be searched as one."""
     from rag_exp.retrieval.ray_shards import RayShards
     from rag_exp.retrieval.sharded import LocalShards, ShardPlace, Share
 
-    shares = [Share(number, shards, size) for number in range(shards)]
+    indexed, selected = passage_table(build).prefix_size(setting.indexed_size), size if setting.selected else None
+    shares = [Share(number, shards, indexed) for number in range(shards)]
     if setting.index.stores_vectors:
         made, trained = [build.parent("index")], None
         if shards > 1:
             made = shards_of(config, vectors, shards, build)
             trained = _quantizer_folder(vectors, build)
         folders = _folders(made)
-        places = [ShardPlace(s, setting.index, f, trained=trained) for s, f in zip(shares, folders, strict=True)]
+        places = [
+            ShardPlace(share, setting.index, folder, trained=trained, selected=selected)
+            for share, folder in zip(shares, folders, strict=True)
+            if selected is None or share.first < selected
+        ]
     else:
         _, embeddings = vector_blocks(config, build, vectors.passages, size)
         places = [ShardPlace(share, setting.index, embeddings=_folders(embeddings)) for share in shares]

@@ -18,7 +18,7 @@ from rag_exp.retrieval.faiss_costs import Comparisons
 from rag_exp.retrieval.index import BuiltIndex, check_width
 from rag_exp.retrieval.l2 import Lengths, inner_products
 from rag_exp.retrieval.results import SearchResult
-from rag_exp.retrieval.selection import selecting
+from rag_exp.retrieval.selection import search_assigned, selecting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,12 +109,14 @@ class FaissIndex(BuiltIndex):
         return SearchResult.of(ids, scores, k, distinct=True)
 
     def _find(self, queries: np.ndarray, k: int, assigned: Assigned | None) -> tuple[np.ndarray, np.ndarray]:
-        if self._selected is not None:
-            assert assigned is None, "an index in shards is searched whole"
-            return self.native.search(queries, k, params=selecting(self.native, self._selector))
-        if assigned is None:
+        if self._selected is None and assigned is None:
             return self.native.search(queries, k)
-        return self.native.search_preassigned(queries, k, assigned.lists_QP, assigned.scores_QP)
+        if self._selected is None:
+            return self.native.search_preassigned(queries, k, assigned.lists_QP, assigned.scores_QP)
+        held = selecting(self.native, self._selector)
+        if assigned is None:
+            return self.native.search(queries, k, params=held)
+        return search_assigned(self.native, queries, k, assigned.lists_QP, assigned.scores_QP, held)
 
     def _settled(
         self, queries: np.ndarray, ids: np.ndarray, scores: np.ndarray, k: int, assigned: Assigned | None

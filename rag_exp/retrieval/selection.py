@@ -7,7 +7,10 @@ built at each size this tells apart what a larger corpus does to the search and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def selecting(native: Any, selector: Any) -> Any:
@@ -32,3 +35,28 @@ def selecting(native: Any, selector: Any) -> Any:
             check_relative_distance=index.hnsw.check_relative_distance,
         )
     return faiss.SearchParameters(sel=selector)
+
+
+def search_assigned(
+    native: Any, queries_QD: np.ndarray, k: int, lists_QP: np.ndarray, scores_QP: np.ndarray, held: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and ids [Q, k] of a search that looks into known lists and is held to a selection.
+
+    faiss has it, though its method in Python takes no parameters.
+
+    Args:
+        native: inverted lists, set to as many lists a query as are given.
+        queries_QD: C-contiguous float32.
+        lists_QP, scores_QP: the lists of each query, best first, and the scores of their centroids.
+        held: what :func:`selecting` made of ``native``.
+    """
+    import faiss
+    import numpy as np
+
+    assert lists_QP.shape == scores_QP.shape == (len(queries_QD), held.nprobe)
+    scores, ids = np.empty((len(queries_QD), k), np.float32), np.empty((len(queries_QD), k), np.int64)
+    lists, centroids = np.ascontiguousarray(lists_QP, np.int64), np.ascontiguousarray(scores_QP, np.float32)
+    given, found = (queries_QD, lists, centroids), (scores, ids)
+    queries_at, *known_at = map(faiss.swig_ptr, given)
+    native.search_preassigned_c(len(queries_QD), queries_at, k, *known_at, *map(faiss.swig_ptr, found), False, held)
+    return scores, ids

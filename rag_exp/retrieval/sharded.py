@@ -6,7 +6,8 @@ the corpus's ids. Lists and codes are learnt once, from all passages, so that sh
 graphs of their own, which is another index, and usually a better one, as each of them is searched.
 
 A query is asked of every shard, and the answers are merged (:func:`rag_exp.retrieval.results.merge`). A shard that does
-not answer is an error that names it: a partial answer is none.
+not answer is an error that names it: a partial answer is none. In a search that is held to the first passages, only the
+shards that hold any of them are asked, the last of these held to its own first ones.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class ShardPlace:
         folder: what :meth:`BuiltIndex.save` wrote; None for an index that reads the embeddings where they lie.
         embeddings: the folders of the corpus's embeddings, in order, for such an index.
         trained: what all shards were filled from, saved, where there is such a thing.
+        selected: how many of the corpus's passages a search is held to, some of them the shard's; None: all.
     """
 
     share: Share
@@ -74,6 +76,7 @@ class ShardPlace:
     folder: Path | None = None
     embeddings: tuple[Path, ...] = ()
     trained: Path | None = None
+    selected: int | None = None
 
     def open(self) -> Shard:
         """The shard, ready to be searched.
@@ -90,6 +93,8 @@ class ShardPlace:
             raise DataError(f"{self.share} cannot be opened. {e}") from e
         if index.size != self.share.end - self.share.first:
             raise DataError(f"{self.share} holds {index.size} passages. Delete {self.folder} and build it again.")
+        if self.selected is not None and self.selected < self.share.end:
+            index.select(self.selected - self.share.first)
         return Shard(self.share, index)
 
 
@@ -191,12 +196,14 @@ class ShardedIndex(BuiltIndex):
     """Shards asked together. Subclasses say how a shard is reached.
 
     Args:
-        places: of all shards of one corpus, in order.
+        places: of all shards of one corpus that a search may find passages in, in order.
         facts: of each of them.
     """
 
     def __init__(self, places: Sequence[ShardPlace], facts: Sequence[Facts]):
-        assert [p.share.number for p in places] == list(range(places[0].share.shards))
+        assert [p.share.number for p in places] == list(range(len(places)))
+        last = places[-1]
+        assert last.share.end >= (last.share.size if last.selected is None else last.selected)
         self.size = sum(f.size for f in facts)
         self.is_exact = all(f.is_exact for f in facts)
         self.exact_scores = all(f.exact_scores for f in facts)

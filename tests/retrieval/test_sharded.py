@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,62 @@ def test_shards_find_what_one_index_finds(options: IndexOptions, shards: int, sh
     assert stats["build_flops"] == whole.stats()["build_flops"]
     for name in ("passages", "dims", "reproducible"):
         assert stats[name] == whole.stats()[name]
+
+
+def held_to(places: Sequence[ShardPlace], first: int) -> list[ShardPlace]:
+    return [replace(place, selected=first) for place in places if place.share.first < first]
+
+
+@pytest.mark.parametrize("options", EXACTLY[1:], ids=lambda o: o.kind)
+def test_shards_are_held_to_a_prefix_as_one_index_is(options: IndexOptions, shard_files):
+    """Within the first shard, at the end of one, within the last, and all of them."""
+    vectors, queries = shard_files.clustered(700), 3 * shard_files.clustered(40, seed=1)
+    whole, places = options.create([vectors], shard_files.SEED), shard_files.write(options, vectors, 7)
+    for first, reached in ((3, 1), (99, 1), (300, 3), (650, 7), (700, 7)):
+        whole.select(first)
+        cut = LocalShards(held_to(places, first))
+        expected, found = whole.search(queries, 10), cut.search(queries, 10)
+        assert cut.size == 100 * reached  # no other shard is opened
+        np.testing.assert_allclose(found.scores_QK, expected.scores_QK, rtol=1e-5)
+        if options.kind == "opq":  # as above
+            assert (found.ids_QK == expected.ids_QK).mean() > 0.99
+        else:
+            np.testing.assert_array_equal(found.ids_QK, expected.ids_QK)
+        if options.assigns:
+            assert cut.distances == whole.distances
+
+
+def test_ties_at_the_edge_of_a_prefix_are_settled_in_every_shard(shard_files):
+    rng = np.random.default_rng(0)
+    rows = rng.integers(-2, 3, size=(40, 16)).astype(np.float32)
+    rows[:, 3:] = 0
+    queries = rng.integers(-2, 3, size=(5, 16)).astype(np.float32)
+    places = shard_files.write(IVF(nlist=2, nprobe=2), rows, 4)
+    for first in range(1, 41):
+        for k in (1, 4, 12):
+            found, exact = (
+                LocalShards(held_to(places, first)).search(queries, k),
+                exact_topk(queries, [rows[:first]], k),
+            )
+            np.testing.assert_array_equal(found.ids_QK, exact.ids_QK)
+            np.testing.assert_array_equal(found.scores_QK, exact.scores_QK)
+
+
+def test_the_dial_turns_shards_that_are_held_to_a_prefix(shard_files):
+    vectors, queries = shard_files.clustered(400), shard_files.clustered(30, seed=1)
+    exact = exact_topk(queries, [vectors[:250]], 10)
+    index = LocalShards(held_to(shard_files.write(IVF(nlist=8, nprobe=1), vectors, 3), 250))
+    before = recall_against(index.search(queries, 10), exact, 10, True)
+    index.turn(8)
+    assert before < recall_against(index.search(queries, 10), exact, 10, True) == 1.0
+
+
+def test_shards_of_a_graph_find_passages_of_the_prefix_alone(shard_files):
+    vectors, queries = shard_files.clustered(600), shard_files.clustered(50, seed=1)
+    places = shard_files.write(HNSW(), vectors, 4)
+    found, exact = LocalShards(held_to(places, 400)).search(queries, 10), exact_topk(queries, [vectors[:400]], 10)
+    assert found.ids_QK[found.mask_QK].max() < 400
+    assert recall_against(found, exact, 10, True) > 0.95
 
 
 @settings(max_examples=40, deadline=None)
