@@ -276,7 +276,11 @@ def show(argv: list[str]) -> int:
     """Show a run, or one question of it."""
     parser = argparse.ArgumentParser(prog="rag-exp show", description=show.__doc__)
     parser.add_argument("run", help="a run id, or enough of its first letters")
-    parser.add_argument("--question", metavar="ID", help="one question: passages, scores, prior, posterior, answer")
+    parser.add_argument(
+        "--question",
+        metavar="ID",
+        help="one question: passages, scores, prior, posterior, answer (of a bench run: what was found)",
+    )
     parser.add_argument("--root", default=None, help="where the runs are (default: $RAG_EXP_ROOT or ./outputs)")
     given = parser.parse_args(argv)
     from rag_exp.show import root_folder, show_question, show_run

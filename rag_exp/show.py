@@ -85,14 +85,21 @@ def _run(record: RunRecord) -> Iterator[str]:
 def show_question(root: Path, name: str, question: str) -> str:
     """One question of a run: passages (or paths of them) with score, prior, posterior and nats, and the answer.
 
+    Where nothing reads (task=retrieval) it is the passages that were found, and which of them are gold.
+
     Raises:
         DataError: no such run or question, or its artifacts are gone.
     """
     record = find_run(root, name)
     from rag_exp.data.passages import PassageTable
     from rag_exp.evaluation.predictions import read_predictions
+    from rag_exp.evaluation.ranking import read_rankings
 
-    table = read_predictions(artifact_folder(root, record, "evaluation") / "predictions.parquet")
+    judged = "ranking" in record.artifacts
+    if judged:
+        table = read_rankings(artifact_folder(root, record, "ranking"))
+    else:
+        table = read_predictions(artifact_folder(root, record, "evaluation") / "predictions.parquet")
     ids = table.column("id").to_pylist()
     if question not in ids:
         raise DataError(
@@ -101,11 +108,45 @@ def show_question(root: Path, name: str, question: str) -> str:
     row = {column: table.column(column)[ids.index(question)].as_py() for column in table.column_names}
     role = "evaluation_passages" if "evaluation_passages" in record.artifacts else "passages"
     passages = PassageTable.open(artifact_folder(root, record, role)) if row["rows"] or row["gold"] else None
-    return "\n".join(_question(record, row, passages))
+    lines = _ranked(row, passages) if judged else _read(record, row, passages)
+    return "\n".join([f"run {record.run_id[:12]} ({record.arm})  question {question}", *lines])
 
 
-def _question(record: RunRecord, row: dict, passages: PassageTable | None) -> Iterator[str]:
-    yield f"run {record.run_id[:12]} ({record.arm})  question {row['id']}"
+def _ranked(row: dict, passages: PassageTable | None) -> Iterator[str]:
+    """A question whose search alone was judged: the passages that were found, best first, and the gold ones missed."""
+    yield f"question   {row['question']}"
+    if row["answers"]:
+        found = "in a passage found" if row["answer_found"] else "in no passage found"
+        yield f"answers    {' | '.join(row['answers'])}  ({found})"
+    if row["gold"]:
+        held = "holds" if row["gold_in_corpus"] else "does not hold"
+        yield f"gold       {', '.join(map(str, row['gold']))}  (the corpus searched {held} what is needed)"
+    else:
+        yield "gold       unknown"
+    if passages is None:
+        yield "found      nothing"
+        return
+    gold = dict(zip(row["gold"], row["gold_of"], strict=True))
+    yield f"{'':4}{'row':>8} {'score':>9}"
+    texts = passages.texts(row["rows"])
+    for rank, (passage, score, text) in enumerate(zip(row["rows"], row["scores"], texts, strict=True), start=1):
+        mark = f"  gold, grade {_number(row['grades'][gold[passage]])}" if passage in gold else ""
+        yield f"{rank:>3} {passage:>8} {_number(score):>9}{mark}"
+        yield _text(*text)
+    yield from _missed(row, passages, "found")
+
+
+def _missed(row: dict, passages: PassageTable, how: str) -> Iterator[str]:
+    """The gold passages that are not among those of the question, which were found or read."""
+    missed = [g for g in row["gold"] if g not in set(row["rows"])]
+    if missed:
+        yield f"gold passages that were not {how}"
+        for passage, text in zip(missed, passages.texts(missed), strict=True):
+            yield f"    {passage:>8}"
+            yield _text(*text)
+
+
+def _read(record: RunRecord, row: dict, passages: PassageTable | None) -> Iterator[str]:
     yield f"question   {row['question']}"
     yield f"answers    {' | '.join(row['answers'])}"
     yield f"predicted  {row['prediction']!r}  EM {_number(row['em'])}  F1 {_number(row['f1'])}"
@@ -119,12 +160,7 @@ def _question(record: RunRecord, row: dict, passages: PassageTable | None) -> It
         yield from _paths(row, passages)
     elif row["rows"]:
         yield from _passages(row, passages)
-    missed = [g for g in row["gold"] if g not in set(row["rows"])]
-    if missed:
-        yield "gold passages that were not read"
-        for passage, text in zip(missed, passages.texts(missed), strict=True):
-            yield f"    {passage:>8}"
-            yield _text(*text)
+    yield from _missed(row, passages, "read")
 
 
 def _passages(row: dict, passages: PassageTable) -> Iterator[str]:

@@ -1,9 +1,13 @@
 """`rag-exp bench`: a search measured alone, by the real verb."""
 
+import re
+
 import pytest
 
 from rag_exp import cli
 from rag_exp.core.record import read_record
+from rag_exp.evaluation.ranking import read_rankings
+from rag_exp.show import artifact_folder
 
 POINTS = ["corpus=points", "questions=points", "encoder=points", "corpus.points=600", "questions.queries=20"]
 POINTS += ["encoder.dims=16", "encoder.clusters=8", "encoder.inner_dims=4", "retrieval.k=10"]
@@ -29,13 +33,37 @@ def test_a_search_is_measured_without_a_reader(place, capsys):
     assert "built" not in capsys.readouterr().err
 
 
+def test_a_question_is_shown_with_what_was_found(place, capsys):
+    assert cli.main(["bench", "debug=tiny"]) == 0
+    (record,) = records(place)
+    asked = read_rankings(artifact_folder(place / "outputs", record, "ranking")).to_pylist()
+    hit = next(row for row in asked if set(row["gold"]) & set(row["rows"]))
+    missed = next((row for row in asked if row["gold_in_corpus"] and not set(row["gold"]) & set(row["rows"])), None)
+    for row in (hit, missed):
+        if row is None:
+            continue
+        capsys.readouterr()
+        assert cli.main(["show", record.run_id[:12], "--question", row["id"]]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"run {record.run_id[:12]} (dense)  question {row['id']}"
+        assert lines[1] == f"question   {row['question']}"
+        assert lines[2].startswith(f"answers    {' | '.join(row['answers'])}")
+        found = [line.split() for line in lines if re.match(r" {1,2}[0-9]+ +[0-9,]+ ", line)]
+        assert [int(words[1]) for words in found] == row["rows"]
+        assert [float(words[2]) for words in found] == pytest.approx(row["scores"], rel=1e-3)
+        assert {int(words[1]) for words in found if "gold," in words} == set(row["gold"]) & set(row["rows"])
+        assert ("gold passages that were not found" in lines) == bool(set(row["gold"]) - set(row["rows"]))
+    assert cli.main(["show", record.run_id[:12], "--question", "nobody"]) == 2
+    assert "has no question 'nobody'" in capsys.readouterr().err
+
+
 def test_what_a_reader_would_be_changes_no_search(place):
     assert cli.main(["bench", "debug=tiny"]) == 0
     assert cli.main(["bench", "debug=tiny", "generator.size=s2", "objective=rag_token"]) == 0
     assert len(records(place)) == 1
 
 
-def test_a_study_of_indexes_is_reported(place, tmp_path):
+def test_a_study_of_indexes_is_reported(place, tmp_path, capsys):
     folder = tmp_path / "mine" / "study"
     folder.mkdir(parents=True)
     text = f"""name: mine
@@ -54,6 +82,11 @@ grids:
     assert len(found) == 4
     assert found["flat", None]["index_recall@k"] == 1.0 == found["ivf", 8]["index_recall@k"]
     assert found["ivf", 1]["index_recall@k"] < 1.0
+    capsys.readouterr()
+    assert cli.main(["show", records(place)[0].run_id, "--question", "query 0"]) == 0
+    shown = capsys.readouterr().out
+    assert "gold       unknown" in shown
+    assert "answers" not in shown
     assert cli.main(["report", *words]) == 0
     report = place / "outputs" / "studies" / "mine"
     assert (report / "figures" / "recall_against_cost.png").is_file()
