@@ -207,6 +207,7 @@ def _written(asked: Frontier, folder: Path) -> Iterator[str]:
     surface = asked.surface
     yield f"{asked.name}: {getattr(surface.law, 'form', surface.law).equation}"
     yield cost_line(asked.costs, surface)
+    yield from (f"{line} (given.S=NUMBER for another)" for line in surface.assumed)
     found = asked.table
     yield from (allocation_line(row, surface.axes) for row in found.to_dict("records"))
     yield from exponent_lines(found.attrs["exponents"])

@@ -79,6 +79,7 @@ class Frontier:
             "metric": self.metric,
             "axes": self.surface.axes,
             "given": self.surface.given,
+            "assumed": self.surface.assumed,
             "costs": self.costs.model_dump(),
             "budgets": self.table["budget"].tolist(),
             "caps": dict(self.caps),

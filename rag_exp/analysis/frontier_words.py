@@ -85,7 +85,8 @@ def frontier_section(page: Page, saved: dict[str, Any]) -> None:
         "over replicates and acceptable forms, where they are more than a point. What is farther from the data than "
         f"{saved['reach']:g} decade{'s' * (saved['reach'] != 1)} is not reported."
     )
-    page.paragraph(f"{saved['costs_line'][0].upper()}{saved['costs_line'][1:]}.", "note")
+    for line in (saved["costs_line"], *saved["assumed"]):
+        page.paragraph(f"{line[0].upper()}{line[1:]}.", "note")
     rows = []
     for row in saved["rows"]:
         cells = [Cell(scientific(row["budget"]), row["budget"], True)]

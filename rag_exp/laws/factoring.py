@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rag_exp.core.rng import numpy_rng
+from rag_exp.laws.compared import Compared
 from rag_exp.laws.factor import Candidate, Factor, fit_factor
 from rag_exp.laws.factor_rows import SPLIT, Answers, FactorRows, resampled
 from rag_exp.laws.factorised import FactorisedFit
@@ -91,6 +92,8 @@ def fit_factorised(
         )
         for kind in dict.fromkeys(runs.index[~runs.exact].tolist())
     }
+    searches = {kind: runs.distinct("M", "K", "S", where=runs.index == kind) for kind in recall}
+    compared = {kind: Compared.of(runs["M"][at], runs["S"][at]) for kind, at in searches.items()}
     if metric == "nll" and runs.told_apart:
         with_gold = factor("nats with gold", "nll_gold_found", USE, np.flatnonzero(P > 0), Q * P)
         without = factor("nats without gold", "nll_gold_missed", USE, np.flatnonzero(P < 1), Q * (1 - P))
@@ -101,6 +104,7 @@ def fit_factorised(
         rank=factor("share outranked", "outranked", RANK, searched, Q * covered),
         index=_index_factor(runs, again, seed),
         recall=recall,
+        compared={kind: c for kind, c in compared.items() if c is not None},
         found=with_gold,
         missed=without,
         level=level,

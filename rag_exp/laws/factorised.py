@@ -44,9 +44,10 @@ import numpy as np
 
 from rag_exp.core.errors import LawError
 from rag_exp.laws.card import Prediction, card_text
+from rag_exp.laws.compared import Compared
 from rag_exp.laws.factor import Factor
 
-SCHEMA = 3
+SCHEMA = 4
 SHARES = ("path_recall@k", "all_gold@k", "gold_found")
 """What P is, the first of them that is known: all the gold that a question needs, together where paths are read."""
 SEARCHES = ("index_recall@1", "index_recall@k", "hop2_recall@j")
@@ -114,6 +115,7 @@ class FactorisedFit:
             hop, or what the first one found is not known.
         index: lambda, the share of gold lost per share of neighbours lost.
         recall: the share of the best passages that an index misses, per index type.
+        compared: how many passages each of these types compared along M: what S is where a prediction is not told.
         found, missed: the metric (nats per answer) with all needed gold among what is read, and without.
         ranges: of N, M and K among the rows used.
         rows: of every row used its position in the data, ``axes``, ``y``, ``growth`` and ``index``; ``left_out`` with
@@ -124,6 +126,7 @@ class FactorisedFit:
     rank: Factor
     index: Factor
     recall: dict[str, Factor]
+    compared: dict[str, Compared]
     found: Factor
     missed: Factor
     level: float
@@ -160,7 +163,7 @@ class FactorisedFit:
                 (and ``growth``, where the study has several), ``gold_in_corpus`` in place of M's law where it was
                 measured, and for an index that is not exact its measured ``index_recall@k`` (and ``index_recall@1``;
                 of two hops ``hop2_recall@j``), or ``index``, a type that the study had (with S, the passages it
-                compares, where its law needs it).
+                compares; else as many as its searches compared at such an M, which :meth:`assumed` says).
             interval: level of a pointwise interval over the replicates.
 
         Returns:
@@ -251,6 +254,17 @@ class FactorisedFit:
             return np.zeros((1, 1))
         return np.clip(self._by_kind(self.recall, kinds, given, ("M", "S"), draws, "index"), 0.0, 1.0)
 
+    def assumed(self, given: Mapping[str, Any]) -> list[str]:
+        """What a prediction at ``given`` takes for granted, in words: how many passages the index compares."""
+        kind = given.get("index")
+        law = self.recall[kind].law if kind in self.recall else None
+        known = {"S", "index_recall@k", *SHARES} & given.keys()
+        if law is None or known or "S" not in law.form.variables or kind not in self.compared:
+            return []
+        c = self.compared[kind]
+        runs = f"{c.searches} {kind} searches over {c.low:,.0f} to {c.high:,.0f} passages"
+        return [f"S, the passages that {kind} compares, is {c.equation}, within a factor of {c.spread:.2g} of {runs}"]
+
     def _by_kind(
         self, laws: dict[str, Factor], kinds: np.ndarray, given: Points, names: tuple[str, ...], draws: bool, what: str
     ) -> np.ndarray:
@@ -264,7 +278,10 @@ class FactorisedFit:
                 known = [*laws, *(self.rows["exact"] if what == "index" else [])]
                 instead = "index_recall@k" if what == "index" else "gold_in_corpus"
                 raise LawError(f"No run has {what} {kind!r} (known: {', '.join(known)}). Give its measured {instead}.")
-            found[kind] = laws[kind].values(given.axes(*names), draws)
+            axes = given.axes(*names)
+            if what == "index" and "S" not in axes and "M" in axes and kind in self.compared:
+                axes["S"] = self.compared[kind].at(axes["M"])
+            found[kind] = laws[kind].values(axes, draws)
         rows = max(v.shape[0] for v in found.values())
         n = given.shape[-1]
         out = np.empty((rows, n))
@@ -283,9 +300,10 @@ class FactorisedFit:
 
     def to_dict(self) -> dict[str, Any]:
         """The fit card as plain values."""
-        plain = {k: v for k, v in self.__dict__.items() if k not in ("coverage", "recall")}
+        kinds = ("coverage", "recall", "compared")
+        plain = {k: v for k, v in self.__dict__.items() if k not in kinds}
         plain |= {k: v.to_dict() for k, v in plain.items() if isinstance(v, Factor)}
-        per_kind = {k: {n: f.to_dict() for n, f in getattr(self, k).items()} for k in ("coverage", "recall")}
+        per_kind = {k: {n: f.to_dict() for n, f in getattr(self, k).items()} for k in kinds}
         head = {"schema": SCHEMA, "form": "factorised", "equation": self.equation}
         return {**head, **plain, **per_kind, "ranges": {k: list(v) for k, v in self.ranges.items()}}
 
@@ -307,6 +325,7 @@ class FactorisedFit:
             rest[name] = Factor.from_dict(rest[name]) if rest[name] else None
         for name in ("coverage", "recall"):
             rest[name] = {k: Factor.from_dict(v) for k, v in rest[name].items()}
+        rest["compared"] = {k: Compared.from_dict(v) for k, v in rest["compared"].items()}
         rest["ranges"] = {k: (v[0], v[1]) for k, v in rest["ranges"].items()}
         return cls(**rest)
 

@@ -65,6 +65,12 @@ class Surface:
                 found[axis] = round(float(decades), 12)
         return found
 
+    @property
+    def assumed(self) -> list[str]:
+        """What its predictions take for granted that is neither measured nor given, in words."""
+        assumed = getattr(self.law, "assumed", None)
+        return assumed(self.given) if assumed else []
+
     def rows(self) -> dict[str, np.ndarray]:
         """The rows of the fit that stand at what is ``given``: the law's axes, and ``y``; each [n]."""
         card = self.law.rows

@@ -99,6 +99,27 @@ def test_an_index_enters_through_its_measured_recall_or_its_own_law(exact):
         exact.predict({**point, "index": ["pq"]})
 
 
+def test_what_an_index_compares_is_as_its_runs_had_it_unless_given():
+    runs = study(("flat", "ivf"))
+    ivf = runs["index"] == "ivf"
+    mean = 40 * runs["M"] ** 0.4
+    S = np.where(ivf, mean * np.array([{1: 0.5, 2: 1, 4: 1, 8: 2}[k] for k in runs["K"]]), runs["M"])
+    missed = np.where(ivf, 0.05 * runs["M"] ** 0.5 * S**-0.6, 0.0)
+    runs |= chain(runs["N"], runs["M"], runs["K"], 1 - missed, 1 - missed) | {"distances_per_query": S}
+    law = fit_factorised(runs)
+    law = FactorisedFit.from_json(law.to_json())
+    assert law.recall["ivf"].law.form.label == "unsearched"
+    point = {"N": [3e6], "M": [2e4], "K": [4.0], "index": ["ivf"]}
+    own, told, more = (law.predict({**point, **S})[0] for S in ({}, {"S": [40 * 2e4**0.4]}, {"S": [2e4]}))
+    assert own == pytest.approx(told, rel=1e-6)
+    assert more < told
+    assert law.assumed({"index": "ivf"}) == [
+        "S, the passages that ivf compares, is 40 M^0.40, within a factor of 2 of 20 ivf searches over 1,000 to 50,000 "
+        "passages"
+    ]
+    assert law.assumed({"index": "ivf", "S": 10}) == law.assumed({"index": "flat"}) == law.assumed({}) == []
+
+
 def test_measured_coverage_and_recall_take_the_place_of_laws(exact):
     truth = chain(3e6, 2e4, 4.0, 1.0, 1.0)
     known = {"N": [3e6], "K": [4.0]}
