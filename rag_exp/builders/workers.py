@@ -74,8 +74,10 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lifeline.close()  # after an error what they are at is not waited for
+        if kind is not None:
+            self._lifeline.close()  # what they are at is not waited for
         self._pool.shutdown(cancel_futures=True)
+        self._lifeline.close()
 
     def map(
         self, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], progress: Callable[[int], None]
