@@ -58,9 +58,6 @@ class Encoder(nn.Module, ABC):
     def prepare(self, passages: Iterable[Features]) -> None:
         """Set what is counted rather than learned (token rarity) from a corpus, before any training."""
 
-    def remember_tokens(self, on: bool) -> None:
-        """While on, an encoder for which tokenizing is the main work may keep the tokens of every text it meets."""
-
     def parameter_groups(self, lr: float) -> list[dict]:
         """The trainable parameters as an optimizer takes them, each group with its learning rate."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]

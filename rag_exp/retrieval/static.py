@@ -8,17 +8,14 @@ moves the weights and the embeddings.
     bag(S) = sum over tokens v in S of w_v E_v,  w_v = exp(log_weight_v), one set of weights for each role
     passage = unit(a unit(bag(title)) + b unit(bag(text))),   question = scale unit(bag(text))
 
-Words are lower-cased and set apart from punctuation by single spaces before the shared byte-level BPE reads
-them: "Chad's" at the start of a title and " Chad" within a question become the same tokens.
+Tokens are those of the words in lower case, punctuation apart (see ``words.py``).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +29,8 @@ from rag_exp.core.rng import derive
 from rag_exp.data.tokenizer import TextTokenizer
 from rag_exp.retrieval.encoder import Encoder, Features
 from rag_exp.retrieval.encoders import Role, Static
+from rag_exp.retrieval.words import WordTokens
 
-_MARK = re.compile(r"([^\w\s])")
 _WEIGHT_LR = 10.0  # token weights, mix and scale are few and far from their optimum: they learn so much faster
 _LEAST_RARITY = 0.05
 
@@ -53,8 +50,7 @@ class StaticEncoder(Encoder):
         if vocab_size < tokenizer.size:
             raise DataError(f"The tokenizer has {tokenizer.size} pieces, the encoder only {vocab_size} rows.")
         self.dims, self.vocab_size = options.dims, vocab_size
-        self._tokenizer, self._max_length = tokenizer, options.max_length
-        self._memory: dict[str, list[int]] | None = None
+        self._tokens, self._max_length = WordTokens(tokenizer), options.max_length
         draw = torch.Generator().manual_seed(derive(seed, "static encoder"))
         self.embedding_VD = nn.Parameter(torch.randn(vocab_size, self.dims, generator=draw) / math.sqrt(self.dims))
         self.question_log_weight_V = nn.Parameter(torch.zeros(vocab_size))
@@ -65,23 +61,15 @@ class StaticEncoder(Encoder):
     def features(self, texts: Sequence[str], role: Role) -> Features:
         """``ids`` [T] of all texts in a row and ``starts`` [2N]: where each one's title and text begin in it."""
         pairs = [t.split("\n", 1) if role == "passage" and "\n" in t else ("", t) for t in texts]
-        flat = self._encode([s for pair in pairs for s in pair])
-        for i in range(0, len(flat), 2):
-            flat[i] = flat[i][: self._max_length]
-            flat[i + 1] = flat[i + 1][: self._max_length - len(flat[i])]
-        lengths = torch.tensor([len(ids) for ids in flat], dtype=torch.long)
-        ids = np.fromiter(chain.from_iterable(flat), np.int64, int(lengths.sum()))
-        return {"ids": torch.from_numpy(ids), "starts": lengths.cumsum(0) - lengths}
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        if self._memory is None:
-            return self._tokenizer.encode([spaced(t) for t in texts])
-        new = list({t for t in texts if t not in self._memory})
-        self._memory.update(zip(new, self._tokenizer.encode([spaced(t) for t in new]), strict=True))
-        return [self._memory[t] for t in texts]
-
-    def remember_tokens(self, on: bool) -> None:
-        self._memory = {} if on else None
+        ids, lengths = self._tokens.encode([s for pair in pairs for s in pair])
+        title_N, text_N = lengths[::2], lengths[1::2]
+        kept = np.empty_like(lengths)
+        kept[::2] = np.minimum(title_N, self._max_length)
+        kept[1::2] = np.minimum(text_N, self._max_length - kept[::2])
+        if (kept < lengths).any():
+            place = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            ids = ids[place < np.repeat(kept, lengths)]
+        return {"ids": torch.from_numpy(ids), "starts": torch.from_numpy(np.cumsum(kept) - kept)}
 
     def forward(self, features: Features, role: Role) -> Tensor:
         ids, starts = features["ids"].to(self.device), features["starts"].to(self.device)
@@ -145,9 +133,3 @@ class StaticEncoder(Encoder):
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
             raise DataError(f"{folder}: no readable static encoder of {options.dims} dims there ({e}).") from e
         return encoder
-
-
-def spaced(text: str) -> str:
-    """Lower case, words and punctuation marks each after one space; empty stays empty."""
-    pieces = " ".join(_MARK.split(text.lower())).split()
-    return " " + " ".join(pieces) if pieces else ""

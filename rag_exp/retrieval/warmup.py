@@ -90,26 +90,22 @@ def warm_up(
         "losses": [],
         "scale_before": encoder.scale,
     }
-    encoder.remember_tokens(True)
-    try:
-        needed = {row for i in (*used, *held_out) for row in gold[i]}
-        pool = PassagePool.draw(encoder, passages, needed, options.pool, seed)
-        encoder.prepare(pool.features)
-        clock.mark("tokenize")
-        job = _Warmup(encoder, questions, gold, passages, pool, options, seed)
-        if options.steps:
-            mined = job.mine(used, answers)
-            stats["mined"] = int((mined >= 0).sum())
-            clock.mark("mine")
-            device = encoder.device
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(derive(seed, "retriever warm-up"))  # dropout
-                stats["losses"] = job.train(used, mined, progress)
-            clock.mark("train")
-        stats |= job.calibrate(held_out)
-        clock.mark("calibrate")
-    finally:
-        encoder.remember_tokens(False)
+    needed = {row for i in (*used, *held_out) for row in gold[i]}
+    pool = PassagePool.draw(encoder, passages, needed, options.pool, seed)
+    encoder.prepare(pool.features)
+    clock.mark("tokenize")
+    job = _Warmup(encoder, questions, gold, passages, pool, options, seed)
+    if options.steps:
+        mined = job.mine(used, answers)
+        stats["mined"] = int((mined >= 0).sum())
+        clock.mark("mine")
+        device = encoder.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derive(seed, "retriever warm-up"))  # dropout
+            stats["losses"] = job.train(used, mined, progress)
+        clock.mark("train")
+    stats |= job.calibrate(held_out)
+    clock.mark("calibrate")
     return {
         **stats,
         "pool": len(pool),
