@@ -10,6 +10,7 @@ from typing import Any
 from rag_exp.core.errors import DataError, StoreError
 from rag_exp.core.record import RunRecord, read_record
 from rag_exp.core.store import Store
+from rag_exp.retrieval.milvus_collections import collections_of, drop
 from rag_exp.run import RunFolder
 
 
@@ -44,7 +45,8 @@ def collect_garbage(
     A record needs its artifacts and all that those were built from. To free a run's artifacts, delete its
     folder under runs/ first. Of unfinished builds the half-written files are deleted; the progress that a
     killed run would go on from only with ``force``, and never where a kept record names its artifact.
-    What a live process is building is left alone.
+    What a live process is building is left alone. Collections that artifacts have on a Milvus server are dropped with
+    them; an artifact whose collection cannot be dropped stays, but with ``force``.
 
     Raises:
         StoreError: without ``force``, when what is needed cannot be told: a run is in progress, a record
@@ -57,6 +59,8 @@ def collect_garbage(
     entries = list(store.entries())
     users = _users(records, entries)
     doomed = [e for e in entries if kind in (None, e["kind"]) and (force or not users.get(e["key"]))]
+    held, said = _drop_collections(doomed, entries, force, dry)
+    doomed = [e for e in doomed if e["path"] not in held]
     for e in doomed:
         if not dry:
             store.delete(e["path"])
@@ -64,10 +68,39 @@ def collect_garbage(
     progress = len([d for d in store_folder.glob("partial/*") if d not in left])
     freed = sum(e["bytes"] for e in doomed) / 1e6
     verb = "would delete" if dry else "deleted"
-    return (
+    summary = (
         f"{verb} {len(doomed)} of {len(entries)} artifacts ({freed:,.1f} MB) and {len(left)} leftovers of unfinished "
         f"builds; kept {len(entries) - len(doomed)}, and the progress of {progress} unfinished builds"
     )
+    return "\n".join([summary, *said])
+
+
+def _drop_collections(
+    doomed: list[dict[str, Any]], entries: list[dict[str, Any]], force: bool, dry: bool
+) -> tuple[set[Path], list[str]]:
+    """Drop from Milvus servers what the artifacts that are to go have there.
+
+    Returns:
+        the artifacts that stay because theirs could not be dropped (none with ``force``), and what is to be said.
+    """
+    owned = {e["path"]: collections_of(e["path"]) for e in doomed}
+    collections = [c for cs in owned.values() for c in cs]
+    if not collections:
+        return set(), []
+    if dry:
+        return set(), [f"would drop {len(collections)} collections from Milvus"]
+    kept = [c for e in entries if e["path"] not in owned for c in collections_of(e["path"])]
+    found = drop(collections, kept)
+    said = [f"dropped {len(found.dropped)} collections from Milvus; {len(found.absent)} were not there any more"]
+    for collection, why in found.stuck.items():
+        left = "is left there" if force else "is left there with its artifact (--force deletes that)"
+        said.append(f"collection {collection.name} {left}: {why}")
+    if found.strangers:
+        said.append(
+            f"{len(found.strangers)} collections there belong to no artifact of this store, and may to one of another "
+            f"or to a build that was killed: {', '.join(found.strangers[:5])}"
+        )
+    return {path for path, cs in owned.items() if not force and found.stuck.keys() & set(cs)}, said
 
 
 def _refuse_if_needs_are_unknown(root: Path, store_folder: Path, damaged: list[str]) -> None:

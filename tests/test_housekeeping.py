@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
-from rag_exp.core.errors import StoreError
+from rag_exp.core.errors import DataError, StoreError
 from rag_exp.core.record import RunRecord, write_record
 from rag_exp.core.store import Step, Store
 from rag_exp.housekeeping import collect_garbage, list_store
+from rag_exp.retrieval.indexes import Milvus
+from rag_exp.retrieval.milvus_collections import Server
 
 
 def build(b):
@@ -84,6 +87,82 @@ def test_kind_holds_for_leftovers(root):
     gc(root, kind="passages")
     assert index.exists()
     assert not passages.exists()
+
+
+SERVER = Server("OUR_MILVUS", "OUR_TOKEN")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A Milvus server of one process, and a client of it."""
+    pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: pip install 'rag-exp[milvus]'")
+    from milvus_lite.server_manager import server_manager_instance
+
+    database = str(tmp_path / "server.db")
+    monkeypatch.setenv("OUR_MILVUS", server_manager_instance.start_and_get_uri(database))
+    yield SERVER.connect()
+    server_manager_instance.release_server(database)
+
+
+def on_a_server(root, name, parents=()):
+    """An artifact of an index whose vectors are on the server; its step and its collection."""
+    options = Milvus(engine="cluster", type="FLAT", uri_variable="OUR_MILVUS", token_variable="OUR_TOKEN")
+    made = []
+
+    def build(b):
+        for parent in parents:
+            b.parent(parent.kind)
+        built = options.create([np.eye(8, dtype=np.float32)], 0)
+        built.save(b.folder / "dense")  # as inside a hybrid
+        made.append(built.stats()["collection"])
+
+    step = Step("index", 1, {"name": name}, {p.kind: p for p in parents}, build)
+    Store(root / "store").ensure(step)
+    return step, made[0]
+
+
+def stand_on(root, run_id, step):
+    record = RunRecord(
+        run_id=run_id, status="finished", arm="dense", seed=0, config={}, artifacts={"index": step.key}, created=""
+    )
+    write_record(record, root / "runs" / run_id / "record.json")
+
+
+def test_collections_go_with_their_artifacts(root, server):
+    (kept, needed), (gone, dropped), (lost, absent) = (on_a_server(root, name) for name in "abc")
+    stand_on(root, "c", kept)
+    server.drop_collection(absent)
+    server.create_collection("rag_exp_of_another_store", dimension=2)
+    server.create_collection("of_others", dimension=2)
+    assert "would drop 2 collections from Milvus" in gc(root, dry=True)
+    assert set(server.list_collections()) == {needed, dropped, "rag_exp_of_another_store", "of_others"}
+    said = gc(root)
+    assert "dropped 1 collections from Milvus; 1 were not there any more" in said
+    assert "1 collections there belong to no artifact of this store" in said
+    assert said.endswith("rag_exp_of_another_store")
+    assert set(server.list_collections()) == {needed, "rag_exp_of_another_store", "of_others"}
+    assert [Store(root / "store").has(s) for s in (kept, gone, lost)] == [True, False, False]
+    assert "Milvus" not in gc(root)
+
+
+def test_what_cannot_be_dropped_is_said_and_kept(root, server, monkeypatch):
+    step, name = on_a_server(root, "a")
+    monkeypatch.delenv("OUR_MILVUS")
+    said = gc(root)
+    assert f"collection {name} is left there with its artifact" in said
+    assert "at the address that OUR_MILVUS holds" in said
+    assert Store(root / "store").has(step)
+    assert not Store(root / "store").has(LOOSE)
+    assert f"collection {name} is left there: " in gc(root, force=True, kind="index")
+    assert not Store(root / "store").has(step)
+    assert server.has_collection(name)
+
+
+def test_a_build_that_fails_leaves_no_collection(server):
+    options = Milvus(engine="cluster", type="FLAT", uri_variable="OUR_MILVUS")
+    with pytest.raises(DataError, match="NaN"):
+        options.create([np.full((3, 8), np.nan, np.float32)], 0)
+    assert server.list_collections() == []
 
 
 def test_a_store_of_other_roots_is_refused(root, tmp_path):

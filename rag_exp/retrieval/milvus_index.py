@@ -31,6 +31,7 @@ from rag_exp.retrieval.exact import as_vectors, rechunk
 from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, VectorIndexOptions, check_width
 from rag_exp.retrieval.ivf import MIN_POINTS_PER_LIST, auto_nlist
+from rag_exp.retrieval.milvus_collections import PREFIX, Server
 from rag_exp.retrieval.results import NOTHING, SearchResult
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 _ROWS = 4_096  # vectors sent at once
 _PLACES = 1 << 20  # places of results asked for at once
-PATIENCE = 30.0  # seconds until a cluster that does not answer is given up
 MOST_K = 16_384  # results a query: Milvus's limit
 _DATABASE = "milvus.db"
 _PACKAGES = {"lite": ("pymilvus", "milvus_lite"), "cluster": ("pymilvus",)}
@@ -106,7 +106,7 @@ class Milvus(VectorIndexOptions):
             "dims": dims,
             "type": self.type,
             "engine": self.engine,
-            "collection": f"rag_exp_{uuid.uuid4().hex}",
+            "collection": f"{PREFIX}{uuid.uuid4().hex}",
             "bytes": 0,
             "build_flops": None,
             "build_flops_reason": "milvus does not count what building costs",
@@ -116,20 +116,29 @@ class Milvus(VectorIndexOptions):
             return MilvusIndex(None, facts, self, None)
         home = _Embedded() if self.engine == "lite" else None
         client = self._client(home)
-        with _said():
-            _make_collection(client, facts["collection"], dims, self._index(client, size))
-            row = 0
-            for block in rechunk(content, _ROWS):
-                rows = [{"id": row + i, "vector": vector} for i, vector in enumerate(block)]
-                client.insert(facts["collection"], rows)
-                row += len(block)
-            client.flush(facts["collection"])
-        client = self._indexed(client, facts["collection"], home)
+        try:
+            self._fill(client, facts["collection"], content)
+            client = self._indexed(client, facts["collection"], home)
+        except BaseException:
+            if home is None:  # nothing would know of it
+                client.drop_collection(facts["collection"])
+            raise
         if home is None:
             facts |= {"bytes": None, "bytes_reason": "a server does not tell what it stores for a collection"}
+            facts["server"] = list(self._server)  # where it is looked for when the artifact goes
         else:
             facts["bytes"] = sum(f.stat().st_size for f in home.database.rglob("*") if f.is_file())
         return MilvusIndex(client, facts, self, home)
+
+    def _fill(self, client: Any, collection: str, content: Sequence[np.ndarray]) -> None:
+        size, dims, row = sum(len(b) for b in content), content[0].shape[1], 0
+        with _said():
+            _make_collection(client, collection, dims, self._index(client, size))
+            for block in rechunk(content, _ROWS):
+                rows = [{"id": row + i, "vector": vector} for i, vector in enumerate(block)]
+                client.insert(collection, rows)
+                row += len(block)
+            client.flush(collection)
 
     def load(self, folder: Path) -> MilvusIndex:
         try:
@@ -156,19 +165,15 @@ class Milvus(VectorIndexOptions):
         """A connection to the database of ``home``, or to the cluster."""
         # The embedded server tells on the terminal of calls that it does not know; the client then does without.
         logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
-        from pymilvus import MilvusClient, MilvusException
+        if home is None:
+            return self._server.connect()
+        from pymilvus import MilvusClient
 
-        if home is not None:
-            return MilvusClient(str(home.database))
-        try:
-            uri, token = os.environ[self.uri_variable], os.environ.get(self.token_variable, "")
-            return MilvusClient(uri, token=token, timeout=PATIENCE)
-        except (MilvusException, KeyError, ValueError, OSError) as e:
-            # Its own words may hold the address, and that a password.
-            raise DataError(
-                f"index.uri_variable: no Milvus lets this process in at the address that {self.uri_variable} holds "
-                f"({type(e).__name__}); is it up, and is {self.token_variable} right?"
-            ) from None
+        return MilvusClient(str(home.database))
+
+    @property
+    def _server(self) -> Server:
+        return Server(self.uri_variable, self.token_variable)
 
     def _indexed(self, client: Any, collection: str, home: _Embedded | None) -> Any:
         """A client by which the collection is searched through its index, which is built in the background.

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from rag_exp.core.errors import DataError
-from rag_exp.retrieval import milvus_index
+from rag_exp.retrieval import milvus_collections, milvus_index
 from rag_exp.retrieval.exact import exact_topk
 from rag_exp.retrieval.indexes import Milvus
 from rag_exp.retrieval.recall import recall_against
@@ -87,7 +87,7 @@ def test_no_message_and_no_option_holds_the_address_or_the_token(shard_files, mo
     assert problem.startswith("index.uri_variable: the environment variable MILVUS_URI is not set")
     monkeypatch.setenv("MILVUS_URI", SECRET)
     monkeypatch.setenv("OUR_TOKEN", "hunter3")
-    monkeypatch.setattr(milvus_index, "PATIENCE", 0.5)
+    monkeypatch.setattr(milvus_collections, "PATIENCE", 0.5)
     assert options.problems(100) == []
     with pytest.raises(DataError) as error:
         options.create([shard_files.clustered(10)], 0)
