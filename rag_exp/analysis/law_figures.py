@@ -8,6 +8,7 @@ from rag_exp.analysis import theme
 from rag_exp.analysis.curves import Curve, curves_chart
 from rag_exp.analysis.figures import Figure
 from rag_exp.analysis.study_fits import StudyFit
+from rag_exp.analysis.words import held_out
 from rag_exp.core.errors import LawError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def figures_of_law(found: StudyFit) -> list[Figure]:
     law = found.law
     if law is None:
         return []
-    made = [_fit(law), _residuals(law), _holdouts(found), _profiles(law), _contours(law)]
+    made = [_fit(law), _residuals(law), holdout_figure(found), _profiles(law), _contours(law)]
     return [figure for figure in made if figure is not None]
 
 
@@ -107,20 +108,20 @@ def _residuals(law: LawFit) -> Figure:
     return Figure("residuals", "What the law leaves over", caption, theme.configure(alt.hconcat(*panels)))
 
 
-def _holdouts(found: StudyFit) -> Figure | None:
+def holdout_figure(found: StudyFit) -> Figure | None:
     """Every candidate's error on the levels it was not shown."""
     import altair as alt
     import pandas as pd
 
     names = list(found.nearest)
     rows = [
-        {"form": r["form"], "holdout": h.replace("_", " "), "error": 100 * r[f"{h}.rmse"]}
+        {"form": r["form"], "holdout": held_out(h), "error": 100 * r[f"{h}.rmse"]}
         for r in found.comparison
         for h in names
         if r.get(f"{h}.rmse") is not None
     ]
     rows += [
-        {"form": "repeat the nearest row", "holdout": h.replace("_", " "), "error": 100 * e}
+        {"form": "repeat the nearest row", "holdout": held_out(h), "error": 100 * e}
         for h, e in found.nearest.items()
         if e is not None
     ]

@@ -17,7 +17,7 @@ from rag_exp.analysis.page import GREEK, Cell, Page, mathed
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, described
 from rag_exp.analysis.tables import missing_runs
 from rag_exp.analysis.theme import unit
-from rag_exp.analysis.words import equation_with_numbers, paragraphs
+from rag_exp.analysis.words import equation_with_numbers, held_out, paragraphs
 from rag_exp.core.atomic import write_text
 from rag_exp.laws.effects import effect
 
@@ -118,7 +118,8 @@ def _tiles(page: Page, fits: StudyFits) -> None:
     if row and row["heldout"] is not None:
         near = [v for v in joint.nearest.values() if v is not None]
         under = f"repeating the nearest level: {(sum(v * v for v in near) / len(near)) ** 0.5:.1%}" if near else ""
-        tiles.append(("error on held-out largest runs", f"{row['heldout']:.1%}", under))
+        largest = "largest " * all(name.startswith("largest_") for name in joint.nearest)
+        tiles.append((f"error on held-out {largest}runs", f"{row['heldout']:.1%}", under))
     page.tiles(tiles)
 
 
@@ -225,8 +226,8 @@ def _heldout(page: Page, fits: StudyFits) -> None:
         return
     page.heading("Held-out check")
     page.paragraph(
-        "Each form is fitted without the largest level of an axis and asked for it; the error is the root mean square "
-        "of log(prediction / loss), about the relative error. The form with the smallest error is the law. Beside it "
+        "Each form is fitted without what a column's head says and asked for it; the error is the root mean square of "
+        "log(prediction / loss), about the relative error. The form with the smallest error is the law. Beside it "
         "stands what repeating the nearest measured level would err. AICc is in sample, and decides nothing.",
     )
     for fit in compared[:1] if fits.joint() else compared[:3]:
@@ -251,7 +252,7 @@ def _heldout(page: Page, fits: StudyFits) -> None:
             [Cell("repeat the nearest level"), *nearest, _blank("not a form", True), _blank("not a form", True)]
         )
         page.paragraph(f"Law {_where(fit)}:", "note")
-        heads = ["Form", *(f"without {c.replace('_', ' ')}" for c in columns), "together", "AICc"]
+        heads = ["Form", *(f"without {held_out(c)}" for c in columns), "together", "AICc"]
         page.table(heads, rows, chosen)
 
 

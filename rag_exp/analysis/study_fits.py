@@ -278,6 +278,7 @@ class _Fitter:
 
     def one(self, axes: tuple[str, ...], where: dict[str, Any], rows: pd.DataFrame, forms: Sequence[str]) -> None:
         from rag_exp.laws.choice import acceptable, compare
+        from rag_exp.laws.holdout import LARGEST, for_axes
         from rag_exp.laws.sensitivity import across_losses
 
         data = {k: rows[k].to_numpy(dtype=float) for k in ("N", "M")} | {
@@ -286,17 +287,18 @@ class _Fitter:
         data |= {k: rows[k].tolist() for k in ("N_definition", "M_definition") if k in rows}
         found = StudyFit(_name(axes, where), axes, where, None, run_ids=rows["run_id"].tolist())
         try:
-            table = compare(
-                forms, data, [f"largest_{a}" for a in axes], loss=self.options.loss, delta=self.options.delta
-            )
+            held = for_axes(self.options.holdout, axes)
+            shown = data | ({"D": _tokens(rows)} if "largest_compute" in held else {})
+            table = compare(forms, shown, held, loss=self.options.loss, delta=self.options.delta)
             found.comparison, found.nearest = table.to_dict("records"), table.attrs["nearest"]
             if (
                 len(forms) > 1
                 and all(e is None for e in table["heldout"])
                 and any(r is not None for r in table["rmse"])
             ):
+                without = "the largest" if all(h.startswith(LARGEST) for h in held) else "what is held out"
                 raise LawError(
-                    f"{_levels(axes, rows)}: without the largest, too few are left to choose among {len(forms)} forms. "
+                    f"{_levels(axes, rows)}: without {without}, too few are left to choose among {len(forms)} forms. "
                     "Add a level, or name a single form."
                 )
             chosen, *others = acceptable(table, self.options.acceptable)
@@ -414,6 +416,21 @@ def _name(axes: tuple[str, ...], where: Mapping[str, Any]) -> str:
     parts = ["loss_in_" + "_and_".join(axes)]
     parts += [f"{k.removeprefix('config.')}={v}" for k, v in where.items() if v is not None]
     return "".join(c if c.isalnum() or c in "=._-" else "_" for c in "__".join(parts))
+
+
+def _tokens(rows: pd.DataFrame) -> Any:
+    """D of every row.
+
+    Raises:
+        LawError: a run has none.
+    """
+    absent = len(rows) if "D" not in rows else int(rows["D"].isna().sum())
+    if absent:
+        raise LawError(
+            f"law.holdout=largest_compute needs D, the tokens that a run was trained on; {absent} of {len(rows)} runs "
+            "have none."
+        )
+    return rows["D"].to_numpy(dtype=float)
 
 
 def _levels(axes: tuple[str, ...], rows: pd.DataFrame) -> str:

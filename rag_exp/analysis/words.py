@@ -31,6 +31,22 @@ RESAMPLED = {
 }
 
 
+_WITHOUT = {
+    "largest_N": "without the largest models it misses them",
+    "largest_params": "without the largest models it misses them",
+    "largest_M": "without the largest corpus it misses those runs",
+    "largest_compute": "without the fifth of the runs with the most training compute it misses them",
+    "leave_one_level_out_N": "without each model size in turn it misses that one",
+    "leave_one_level_out_M": "without each corpus size in turn it misses that one",
+}
+
+
+def held_out(name: str) -> str:
+    """A hold-out for a head or a legend: ``largest N``, ``each N in turn``."""
+    axis = name.removeprefix("leave_one_level_out_")
+    return name.replace("_", " ") if axis == name else f"each {axis} in turn"
+
+
 def paragraphs(table: pd.DataFrame, fits: StudyFits) -> list[str]:
     """The report's reading: what was run, what each axis is worth, how far to trust it, and what stands beside it."""
     found = [" ".join(_runs(table, fits.metric))]
@@ -106,9 +122,7 @@ def trust_sentences(fit: StudyFit) -> Iterator[str]:
         error = row.get(f"{name}.rmse")
         if error is None:
             continue
-        axis = name.partition("_")[2]
-        what = {"N": "models it misses them", "M": "corpus it misses those runs"}.get(axis, f"{axis} it misses those")
-        text = f"without the largest {what} by {error:.1%}"
+        text = f"{_WITHOUT.get(name) or f'without {held_out(name)} it misses those'} by {error:.1%}"
         if near is not None:
             text += f" (repeating the nearest level would by {near:.1%})"
             if error >= near:

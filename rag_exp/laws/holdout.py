@@ -7,7 +7,7 @@ others only ask whether the form bends as the data do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,12 @@ def axis_of(holdout: str) -> str | None:
         if holdout.startswith(start) and holdout != "largest_compute":
             return holdout.removeprefix(start)
     return None
+
+
+def for_axes(holdouts: Sequence[str], axes: Sequence[str]) -> list[str]:
+    """Those of the hold-outs that ask a law in these axes something; each axis' largest level where none does."""
+    own = [h for h in holdouts if axis_of(h) in axes or (h == "largest_compute" and "N" in axes)]
+    return own or [f"{LARGEST}{a}" for a in axes]
 
 
 def nearest_error(

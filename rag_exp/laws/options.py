@@ -6,11 +6,19 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rag_exp.core.errors import LawError
+from rag_exp.core.errors import LawError, did_you_mean
 from rag_exp.core.options import Options, Registry
 
 LAWS = Registry("law")
 
+HOLDOUTS = (
+    "largest_N",
+    "largest_M",
+    "largest_params",
+    "largest_compute",
+    "leave_one_level_out_N",
+    "leave_one_level_out_M",
+)
 Loss = Literal["huber_log", "lad_log", "ls_log", "ls_raw"]
 
 
@@ -47,6 +55,12 @@ class LawOptions(Options):
         description="forms whose held-out error is within this factor of the best are acceptable too: intervals of "
         "predictions span them (see rag_exp.laws.choice); 1: the chosen form alone",
     )
+    holdout: tuple[str, ...] = Field(
+        (),
+        description="what forms are not shown and then judged by: largest_N, largest_M, largest_compute (a fifth of "
+        "the runs, by N x D), leave_one_level_out_N or _M (every level in turn), or several; a law goes by those of "
+        "its own axes, and by its axes' largest levels where none is",
+    )
     level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
     coverage: int = Field(
         0,
@@ -61,10 +75,12 @@ class LawOptions(Options):
     seed: int = 0
 
     def identity(self, *leave_out: str) -> dict[str, Any]:
-        """The identity, without a law that is not asked for."""
+        """The identity, without a law and without hold-outs that are not asked for."""
         found = super().identity(*leave_out)
         if not self.factorised:
             del found["factorised"]
+        if not self.holdout:
+            del found["holdout"]
         return found
 
     @model_validator(mode="after")
@@ -75,6 +91,22 @@ class LawOptions(Options):
                 "questions"
             )
         return self
+
+    @field_validator("holdout", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else () if value is None else value
+
+    @field_validator("holdout")
+    @classmethod
+    def _of_a_study(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in HOLDOUTS:
+                hint = did_you_mean(name, HOLDOUTS)
+                raise ValueError(f"no hold-out {name!r} of a study's laws.{hint} Known: {', '.join(HOLDOUTS)}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"a hold-out is named twice: {', '.join(names)}")
+        return names
 
     @field_validator("over_N", "over_M", "joint")
     @classmethod

@@ -5,6 +5,7 @@ import pytest
 
 from rag_exp.analysis.study_fits import StudyFits, basis_of, conditions_of, described, fit_table, groups, summary
 from rag_exp.analysis.tables import finished, records_to_table
+from rag_exp.analysis.words import trust_sentences
 from rag_exp.core.errors import DataError
 from rag_exp.laws import LawOptions
 
@@ -108,6 +109,38 @@ def test_without_the_answers_losses_the_runs_residuals_are_resampled(study):
     assert found.joint().law.resampling["kind"] == "wild"
     with_options = fit_table(study[2], LawOptions(bootstrap=60, resample="questions"))
     assert "resample=questions needs" in with_options.fits[0].reason
+
+
+def test_forms_are_chosen_by_the_holdouts_that_are_asked_for(study):
+    table = study[2]
+    each = ("leave_one_level_out_N", "leave_one_level_out_M")
+    plain, asked = LawOptions(bootstrap=0), LawOptions(bootstrap=0, holdout=each)
+    assert basis_of(table, plain) != basis_of(table, asked)
+    found = fit_table(table, asked)
+    joint = found.joint()
+    assert tuple(joint.nearest) == each
+    errors = {r["form"]: r["heldout"] for r in joint.comparison}
+    best = joint.law.form.label
+    assert errors[best] == min(errors.values())
+    near = [f for f, e in errors.items() if f != best and e <= asked.acceptable * errors[best]]
+    assert [law.form.label for law in joint.law.alternatives] == near
+    assert {tuple(f.nearest) for f in found.of("M")} == {("leave_one_level_out_M",)}
+    text = " ".join(trust_sentences(joint))
+    assert "without each model size in turn it misses that one by" in text
+    assert "without each corpus size in turn it misses that one by" in text
+
+
+def test_the_largest_compute_needs_the_tokens_of_every_run(study):
+    rows = study[2].copy()
+    rows.attrs = study[2].attrs
+    options = LawOptions(bootstrap=0, holdout="largest_compute", over_M=("gain(M)",))
+    fits = fit_table(rows.assign(D=1e9), options)
+    assert tuple(fits.joint().nearest) == ("largest_compute",)
+    held = next(r for r in fits.joint().comparison if r["form"] == fits.joint().law.form.label)
+    assert held["largest_compute.rows"] == len(fits.joint().run_ids) // 5
+    lacking = fit_table(rows.assign(D=None), options)
+    assert lacking.joint() is None
+    assert "largest_compute needs D" in next(f for f in lacking.fits if f.axes == ("N", "M")).reason
 
 
 def test_replicates_that_cannot_be_fitted_leave_the_law_without_intervals_and_say_so(study, monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 
 from rag_exp.core.errors import LawError
 from rag_exp.laws import compare, fit
-from rag_exp.laws.holdout import axis_of, folds, nearest_error
+from rag_exp.laws.holdout import axis_of, folds, for_axes, nearest_error
 
 COLUMNS = {"N": [1, 1, 2, 2, 4, 4], "D": [10, 30, 10, 30, 10, 90], "loss": [6, 5, 5, 4, 4, 3]}
 
@@ -45,6 +45,14 @@ def test_compute_needs_parameters_and_tokens():
 def test_the_axis_of_a_holdout():
     names = ("largest_M", "largest_params", "largest_compute", "leave_one_level_out_U_N")
     assert [axis_of(n) for n in names] == ["M", "N", None, "U_N"]
+
+
+def test_a_law_goes_by_the_holdouts_of_its_own_axes_else_by_its_largest_levels():
+    asked = ("leave_one_level_out_N", "largest_compute")
+    assert for_axes(asked, ("N", "M")) == list(asked) == for_axes(asked, ("N",))
+    assert for_axes(asked, ("M",)) == ["largest_M"]
+    assert for_axes((), ("N", "M")) == ["largest_N", "largest_M"]
+    assert for_axes(("largest_params", "largest_M"), ("N",)) == ["largest_params"]
 
 
 def test_errors_of_all_levels_are_those_of_fits_without_each():
