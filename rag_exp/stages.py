@@ -55,7 +55,8 @@ def _stages(point: Point, options: PlanOptions) -> Iterator[tuple[str, int, Stag
         elif step.kind == "index":
             held = total if setting.selected else size
             if setting.uses_vectors:
-                yield _vectors(step.parents), held, _embeddings(config, held, options)
+                moved = steps.embeds_once and "checkpoint" not in step.parents
+                yield _vectors(step.parents), held, _embeddings(config, held, options, moved)
             yield step.key, 0, _index(config, setting, held, options)
         elif step.kind in ("topk", "paths", "tuning") and setting.source == "index":
             yield from _searches(config, setting, role, step, size, options)
@@ -107,17 +108,21 @@ def _encoder(config: RunConfig, steps: int, options: PlanOptions) -> Stage:
     return Stage("encoder", formula, disk=disk, memory=_TRAINING_BYTES * held, flops=None)
 
 
-def _embeddings(config: RunConfig, size: int, options: PlanOptions) -> Stage:
+def _embeddings(config: RunConfig, size: int, options: PlanOptions, moved: bool = False) -> Stage:
+    """``moved``: they are there in another order."""
     dims, tokens = config.encoder.known_dims(), _tokens(config, options)
     number = config.encoder.bytes_per_number
-    disk = number * dims * size
+    disk, memory = number * dims * size, BYTES_PER_NUMBER * dims * min(size, BLOCK_ROWS)
+    if moved:
+        formula = f"{size:,} x {dims} x {number} bytes, moved from hash order"
+        return Stage("embeddings", formula, disk=disk, memory=memory, moved=2 * disk)
     stand_in = options.encoder_parameters
     flops = embedding_flops(config.encoder, size, tokens, stand_in)
     return Stage(
         "embeddings",
         f"{size:,} x {dims} x {number} bytes; {flops / size:.4g} FLOPs each, of {tokens:g} tokens",
         disk=disk,
-        memory=BYTES_PER_NUMBER * dims * min(size, BLOCK_ROWS),
+        memory=memory,
         flops=flops,
         moved=disk,
         tokens=tokens * size,

@@ -78,6 +78,8 @@ class RunSteps:
         manifests: what exactly the corpora are that the model is asked and trained with ("asked", "train"); they lead
             to nothing.
         embeddings: the vectors of the passages that the model is asked with, by shard; None where none are searched.
+        embeds_once: whether vectors of passages are those by which distractors were put in order, if no reader's
+            training moved the encoder.
     """
 
     roles: Mapping[str, Step]
@@ -86,6 +88,7 @@ class RunSteps:
     run_id: str
     manifests: Mapping[str, Step] = field(default_factory=dict)
     embeddings: Callable[[int], Step] | None = None
+    embeds_once: bool = False
 
     @property
     def last(self) -> Step:
@@ -143,7 +146,7 @@ class _Planner:
         name, last = ("evaluation", self.evaluation(weights)) if reads else ("ranking", self.ranking())
         self.roles[name] = last
         run_id = digest({name: last.key, "seed": self.config.seed})
-        return RunSteps(self.roles, train, asked, run_id, self.manifests(), embeddings)
+        return RunSteps(self.roles, train, asked, run_id, self.manifests(), embeddings, self.embeds_once)
 
     @cached_property
     def live(self) -> bool:
@@ -203,14 +206,11 @@ class _Planner:
     def nearness(self, split: str) -> Step:
         """How near each document, in hash order, is to the questions of ``split`` by the vectors of an encoder that has
         learnt nothing from the corpus."""
-        config = self.config.ordering
-        encoder = self.ordering_identity
-        by_hash = self._passages("coverage")
-        questions = self._questions(by_hash)
-        released = {} if config.encoder.precomputed else {"encoder": self.released_encoder}
+        config, encoder, by_hash = self.config.ordering, self.ordering_identity, self._passages("coverage")
+        questions, released = self._questions(by_hash), self.released_encoder
         asked = {"encoder": encoder, "split": split, "questions": None}
         vectors = builders.VectorSteps(
-            self._embeddings(config, encoder, {"passages": by_hash, **released}),
+            self.ordering_embeddings,
             _step(
                 "question_embeddings",
                 {**asked, "encoder": _network(encoder)},
@@ -227,10 +227,25 @@ class _Planner:
         )
 
     @cached_property
-    def released_encoder(self) -> Step:
-        """The encoder that orders distractors, as it comes."""
-        build = partial(builders.released_encoder, self.config.ordering)
-        return _step("released_encoder", {"encoder": _network(self.ordering_identity)}, {}, build)
+    def ordering_embeddings(self) -> Callable[[int], Step]:
+        """The vectors by which distractors are put in order, of the passages in hash order."""
+        parents = {"passages": self._passages("coverage"), **self.released_encoder}
+        return self._embeddings(self.config.ordering, self.ordering_identity, parents)
+
+    @cached_property
+    def released_encoder(self) -> dict[str, Step]:
+        """The encoder that orders distractors as it comes, as a parent; nothing where vectors are made elsewhere."""
+        config = self.config.ordering
+        if config.encoder.precomputed:
+            return {}
+        fields = {"encoder": _network(self.ordering_identity)}
+        return {"encoder": _step("released_encoder", fields, {}, partial(builders.released_encoder, config))}
+
+    @cached_property
+    def embeds_once(self) -> bool:
+        """Whether the encoder gives passages the vectors by which distractors are put in order."""
+        ordered = any("nearness" in self.passages(setting).parents for setting in (self.train, self.asked))
+        return ordered and self.comes_trained and self.identity(self.config.encoder) == self.ordering_identity
 
     @cached_property
     def ordering_identity(self) -> dict[str, Any]:
@@ -385,12 +400,22 @@ class _Planner:
         parents = {"passages": self.passages(setting), **self.encoder_parents(), **trained}
         if self.comes_trained and not trained:
             parents["encoder"] = self._encoder(None)
-        return self._embeddings(self.config, self.identity(self.config.encoder), parents)
+        known = self.ordering_embeddings if self.embeds_once and not trained else None
+        return self._embeddings(self.config, self.identity(self.config.encoder), parents, known)
 
     @staticmethod
-    def _embeddings(config: RunConfig, encoder: dict[str, Any], parents: dict[str, Step]) -> Callable[[int], Step]:
+    def _embeddings(
+        config: RunConfig,
+        encoder: dict[str, Any],
+        parents: dict[str, Step],
+        known: Callable[[int], Step] | None = None,
+    ) -> Callable[[int], Step]:
+        """``known``: where the vectors are there in hash order; they are only moved then."""
         return lambda shard: _step(
-            "embeddings", {"encoder": encoder, "shard": shard}, parents, partial(builders.embeddings, config, shard)
+            "embeddings",
+            {"encoder": encoder, "shard": shard},
+            parents,
+            partial(builders.embeddings, config, shard, known),
         )
 
     def found(

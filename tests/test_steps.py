@@ -432,6 +432,25 @@ def test_the_order_by_vectors_is_of_its_encoder_and_its_questions(base, dense, t
 
 
 @pytest.mark.parametrize(
+    ("overrides", "once"),
+    [
+        (["evaluation.growth=distractor"], True),
+        (["corpus.growth=distractor"], True),
+        ([], False),  # nothing is put in order
+        (["evaluation.growth=distractor", "corpus.distractors=bm25"], False),
+        (["evaluation.growth=distractor", "retriever.warmup.steps=3"], False),  # it does not stay as it came
+        (["evaluation.growth=distractor", "encoder.storage=float16"], False),
+    ],
+)
+def test_passages_are_embedded_once_where_the_encoder_is_the_same(tmp_path, overrides, once):
+    (tmp_path / "modules.json").write_text("[]")
+    same = [f"{group}.model={tmp_path}" for group in ("encoder", "distractors_encoder")]
+    words = ["encoder=minilm", "corpus.distractors=dense", "retriever.warmup.steps=0", *same, *overrides]
+    words += ["~encoder.dims"]
+    assert steps(*words).embeds_once == once
+
+
+@pytest.mark.parametrize(
     ("overrides", "says"),
     [
         (["encoder@distractors_encoder=static"], "distractors_encoder.kind: static is trained on the corpus"),

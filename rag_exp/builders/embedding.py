@@ -8,11 +8,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_exp.builders.parents import SHARD_ROWS, encoder_folder, on_device, passage_table, run_on, tokenizer_folder
+from rag_exp.builders.parents import (
+    SHARD_ROWS,
+    encoder_folder,
+    on_device,
+    passage_table,
+    run_on,
+    tokenizer_folder,
+    vector_blocks,
+)
 from rag_exp.core.errors import DataError
-from rag_exp.core.store import Build
+from rag_exp.core.store import Build, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from rag_exp.builders.workers import Seat
@@ -26,10 +36,14 @@ if TYPE_CHECKING:
 _READ_ROWS = 8_192
 
 
-def embeddings(config: RunConfig, shard: int, build: Build) -> None:
+def embeddings(config: RunConfig, shard: int, known: Callable[[int], Step] | None, build: Build) -> None:
+    """Shard ``shard`` of a corpus's vectors; ``known``: those in hash order, where they are the same but for that."""
     size = len(passage_table(build))
     if config.encoder.precomputed:
         build.stats |= _looked_up(config, passage_table(build), shard * SHARD_ROWS, build.folder)
+        return
+    if known is not None:
+        build.stats |= _moved(config, known, shard * SHARD_ROWS, build)
         return
     tokenizer, on_ray = tokenizer_folder(build), config.retrieval.on_ray
     # A task of the cluster embeds alone: there are as many at a time as it has room for.
@@ -64,6 +78,27 @@ def _looked_up(config: RunConfig, table: PassageTable, first: int, folder: Path)
     shape = (end - first, known.dims)
     write_vectors(folder / "vectors.npy", shape, vectors, config.encoder.storage, first)
     return embedding_stats(shape, tokens=0, flops=0, seconds=time.perf_counter() - start)
+
+
+def _moved(config: RunConfig, known: Callable[[int], Step], first: int, build: Build) -> dict[str, Any]:
+    """Write the vectors of a shard that are there in hash order.
+
+    Tokens and operations are noted as if they were spent here, as they would be of average passages.
+    """
+    import numpy as np
+
+    from rag_exp.data.passages import PassageTable
+    from rag_exp.retrieval.embeddings import embedding_stats, take_vectors, write_vectors
+
+    table, by_hash = passage_table(build), PassageTable.open(build.ensure(known(0).parents["passages"]).path)
+    blocks, made = vector_blocks(config, build, known, len(table))
+    start, end = time.perf_counter(), min(first + SHARD_ROWS, len(table))
+    ranges = (np.arange(at, min(at + _READ_ROWS, end)) for at in range(first, end, _READ_ROWS))
+    vectors = (take_vectors(blocks, table.rows_in(by_hash, rows)) for rows in ranges)
+    shape = (end - first, blocks[0].shape[1])
+    write_vectors(build.folder / "vectors.npy", shape, vectors, config.encoder.storage, first)
+    tokens, flops = (round(sum(a.stats[name] for a in made) * shape[0] / len(table)) for name in ("tokens", "flops"))
+    return embedding_stats(shape, tokens, flops, time.perf_counter() - start)
 
 
 @dataclass(frozen=True)

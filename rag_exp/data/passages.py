@@ -6,7 +6,8 @@ is its name everywhere downstream.
 
 Files: ``passages.arrow`` (columns id, doc, title, text), ``doc_ends.npy`` and ``doc_words.npy``
 (cumulative passages and words by document, int64), ``id_hash.npy`` and ``id_row.npy`` (which rows an id
-names), ``manifest.json`` (the stats).
+names), ``manifest.json`` (the stats), and where documents come by nearness ``hash_place.npy`` (the place of
+each document in hash order, int64).
 """
 
 from __future__ import annotations
@@ -128,7 +129,9 @@ def write_passages(
         if nearness is not None:
             ends, permutation = _moved(counts, by_hash)
             far = np.where(with_gold[by_hash], -np.inf, -nearness(_texts(rows, permutation), ends))
-            order = by_hash[np.argsort(far, kind="stable")]
+            places = np.argsort(far, kind="stable")
+            order = by_hash[places]
+            np.save(folder / "hash_place.npy", places)
             near["near_documents"] = int((np.isfinite(far) & (far < 0)).sum())
         ends, permutation = _moved(counts, order)
         with pa.OSFile(str(folder / "passages.arrow"), "wb") as sink, pa.ipc.new_file(sink, passage_schema()) as writer:
@@ -250,6 +253,16 @@ class PassageTable:
         """How many words the whole documents among the first ``size`` passages hold."""
         documents = self.documents_in(size)
         return int(self.doc_words[documents - 1]) if documents else 0
+
+    def rows_in(self, by_hash: PassageTable, rows: np.ndarray) -> np.ndarray:
+        """Where passages stand in the same corpus in hash order; here they are in that order, or in one by nearness."""
+        import numpy as np
+
+        if self.stats["gold_documents"] is None:
+            return rows  # this is hash order
+        documents = np.searchsorted(self.doc_ends, rows, side="right")
+        places = np.load(self.folder / "hash_place.npy", allow_pickle=False)[documents]
+        return rows - self.doc_ends[documents] + by_hash.doc_ends[places]  # as far from its document's end
 
     def ids_digest(self, size: int) -> str:
         """BLAKE2b of 16 bytes, in hex, of the ids of the first ``size`` passages in their order, a newline after each.

@@ -179,6 +179,9 @@ def test_near_documents_come_after_gold_and_before_the_rest(tmp_path):
     gold, tied = ([d for d in before if d in some] for some in (("d2", "d7"), ("d5", "d8")))
     first = [*gold, "d1", *tied]
     assert order == first + [d for d in before if d not in first]
+    for rows in (np.arange(20), np.array([19, 0, 7])):
+        assert plain.ids(table.rows_in(plain, rows)) == table.ids(rows)
+    assert plain.rows_in(plain, rows) is rows
 
 
 @IN_FOLDER
