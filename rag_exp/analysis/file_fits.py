@@ -107,25 +107,20 @@ def fit_file(options: FileFit) -> Iterator[str]:
     """
     from rag_exp.analysis.figures import save_figures
     from rag_exp.analysis.law_figures import figures_of_law
-    from rag_exp.laws.choice import acceptable, compare
-    from rag_exp.laws.fitting import fit
-    from rag_exp.laws.sensitivity import across_losses
+    from rag_exp.laws.choice import compare
+    from rag_exp.laws.chosen import best
 
     table = read_table(options.data)
     data, forms, axes = _mapped(table, options)
     named = ", ".join(f"{a} = {options.columns.get(a, a)}" for a in axes)
     yield f"{options.data}: {len(table)} rows; {named}; y = {options.y}"
-    holdouts = options.holdout or (
-        ("largest_compute",) if {"N", "D"} <= {*axes} else tuple(f"largest_{a}" for a in axes)
-    )
-    weights = None if options.weights is None else table[options.weights].tolist()
     shared: dict[str, Any] = {"loss": options.loss, "delta": options.delta, "missing": options.missing}
-    compared = compare(forms, data, holdouts, weights=weights, **shared)
+    shared["weights"] = None if options.weights is None else table[options.weights].tolist()
+    compared = compare(forms, data, options.holdout or None, **shared)
     for row in compared.to_dict("records"):
         error = "no held-out error" if row["heldout"] is None else f"held-out error {row['heldout']:.2%}"
         yield f"  {row['form']}: {row['equation']}: {error}{'; ' + row['reason'] if row.get('reason') else ''}"
     shared |= {
-        "weights": weights,
         "cluster": None if options.cluster is None else table[options.cluster].tolist(),
         "bootstrap": options.bootstrap,
         "bootstrap_kind": options.resample or ("cluster" if options.cluster else "case"),
@@ -133,10 +128,7 @@ def fit_file(options: FileFit) -> Iterator[str]:
         "seed": options.seed,
         "unconverged": options.unconverged,
     }
-    chosen, *others = acceptable(compared, options.acceptable)
-    law = fit(chosen, data, coverage=options.coverage, **shared)
-    law.alternatives = [fit(form, data, **shared) for form in others]
-    law.across_losses = across_losses(law)
+    law = best(compared, data, factor=options.acceptable, coverage=options.coverage, **shared)
     law.definitions["loss"] = options.y
     y = "".join(c if c.isalnum() or c in "._-" else "_" for c in options.y)  # W&B's val/loss would be a folder
     found = StudyFit(f"{y}_in_{'_and_'.join(axes)}", tuple(axes), {}, law)

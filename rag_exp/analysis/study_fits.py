@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -277,9 +278,9 @@ class _Fitter:
                     self.one((axis,), {**where, other: int(level)}, rows, forms)
 
     def one(self, axes: tuple[str, ...], where: dict[str, Any], rows: pd.DataFrame, forms: Sequence[str]) -> None:
-        from rag_exp.laws.choice import acceptable, compare
+        from rag_exp.laws.choice import compare
+        from rag_exp.laws.chosen import chosen_law
         from rag_exp.laws.holdout import LARGEST, for_axes
-        from rag_exp.laws.sensitivity import across_losses
 
         data = {k: rows[k].to_numpy(dtype=float) for k in ("N", "M")} | {
             "loss": rows[self.metric].to_numpy(dtype=float)
@@ -301,13 +302,12 @@ class _Fitter:
                     f"{_levels(axes, rows)}: without {without}, too few are left to choose among {len(forms)} forms. "
                     "Add a level, or name a single form."
                 )
-            chosen, *others = acceptable(table, self.options.acceptable)
-            found.law = self.law(chosen, axes, data, rows, coverage=self.options.coverage)
-            found.law.alternatives = [self.law(form, axes, data, rows) for form in others]
-            found.law.across_losses = across_losses(found.law)
+            law_of = partial(self.law, axes=axes, data=data, rows=rows)
+            found.law = chosen_law(table, law_of, self.options.acceptable, self.options.coverage)
             known = known_floor(rows, self.metric)
             if known is not None:
-                found.floor = with_floor(found.law, *known, lambda held: self.law(chosen, axes, data, rows, fixed=held))
+                chosen = found.law.form.label
+                found.floor = with_floor(found.law, *known, lambda held: law_of(chosen, fixed=held))
         except LawError as e:
             found.reason = str(e)
         self.fits.append(found)

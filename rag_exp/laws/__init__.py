@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.allocation import frontier
     from rag_exp.laws.card import LawFit, Prediction
     from rag_exp.laws.choice import acceptable, choose, compare
+    from rag_exp.laws.chosen import best
     from rag_exp.laws.costs import Costs, costs_of_records
     from rag_exp.laws.derived import Derived, allocation_exponents, derive
     from rag_exp.laws.effects import contours, effect, exchange, rate
@@ -57,6 +58,7 @@ _HOME = {
     "acceptable": "choice",
     "across_losses": "sensitivity",
     "allocation_exponents": "derived",
+    "best": "chosen",
     "choose": "choice",
     "compare": "choice",
     "contours": "effects",
@@ -95,6 +97,7 @@ __all__ = [
     "acceptable",
     "across_losses",
     "allocation_exponents",
+    "best",
     "choose",
     "compare",
     "contours",

@@ -7,16 +7,17 @@ AICc stands beside it. In-sample error never decides (see :mod:`rag_exp.laws.hol
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rag_exp.core.errors import LawError
+from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.card import LawFit
 from rag_exp.laws.definitions import definitions_of
-from rag_exp.laws.fitting import fit
+from rag_exp.laws.fitting import Loss, fit
 from rag_exp.laws.forms import AXES, Form, form_by_name
-from rag_exp.laws.holdout import folds, nearest_error
-from rag_exp.laws.rows import read_rows
+from rag_exp.laws.holdout import folds, holdouts_of, nearest_error
+from rag_exp.laws.rows import column_of, names_of, numbers, read_rows, row_labels, row_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,27 +30,36 @@ AICC_GAP = 2.0
 
 
 def compare(
-    forms: Iterable[str | Form],
+    forms: str | Form | Iterable[str | Form],
     data: Any,
-    holdout: str | Sequence[str] = "largest_N",
+    holdout: str | Sequence[str] | None = None,
     *,
     y: str = "loss",
-    loss: str = "huber_log",
+    loss: Loss = "huber_log",
     delta: float = 1e-3,
-    weights: Sequence[float] | None = None,
-    missing: str = "error",
+    fixed: Mapping[str, float] | None = None,
+    weights: str | Sequence[float] | None = None,
+    cluster: str | Sequence[Any] | None = None,
+    missing: Literal["error", "leave_out"] = "error",
     bootstrap: int = 0,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Fit every form without the held-out rows (the largest level of an axis), and measure it there.
 
     Args:
         forms: names or forms.
-        holdout: ``"largest_N"`` (or D, M, K), ``"largest_params"`` (N), ``"largest_compute"`` (largest N * D, one fifth
-            of the rows), ``"leave_one_level_out_N"`` (each level in turn, their errors together), or several.
-        bootstrap: replicates of every fit without its held-out rows (0: none).
+        holdout: ``"largest_compute"`` (largest N * D, one fifth of the rows), ``"largest_params"`` (N), ``"largest_N"``
+            (or D, M, K), ``"leave_one_level_out"`` (each level of each axis in turn; ``"leave_one_level_out_N"``: of
+            this axis), or several. None: ``"largest_compute"`` where the forms read N and D, else the largest of every
+            axis.
+        fixed: parameters held at known values in every form that has them (a floor that is known exactly, say).
+        bootstrap: replicates of every fit without its held-out rows, by ``cluster`` where given (0: none).
+
+    ``y``, ``loss``, ``delta``, ``weights``, ``cluster``, ``missing`` and ``seed`` are those of
+    :func:`rag_exp.laws.fit`.
 
     Returns:
-        One row per form, the best first. Columns: ``form``, ``equation``, ``parameters``, ``rows``,
+        One row per form, the best first. Columns: ``form``, ``equation``, ``parameters`` (those fitted), ``rows``,
         ``rmse`` (in sample) and ``aicc`` (both from least squares on log residuals), and per hold-out H:
         ``H.rmse`` and ``H.bias`` (log residuals: 0.01 is about 1% of the loss), ``H.rows``; ``heldout`` is the root
         mean square over hold-outs and orders the table. A form that could not be fitted has nulls and a ``reason``.
@@ -57,28 +67,34 @@ def compare(
         ``attrs["nearest"]`` holds what repeating the nearest kept level would err, per hold-out.
 
     Raises:
-        LawError: an unknown hold-out, no rows, or rows that mean different things by an axis.
+        LawError: an unknown hold-out or parameter, a column that is not there, no rows, or rows that mean different
+            things by an axis.
     """
     import pandas as pd
 
-    holdouts = [holdout] if isinstance(holdout, str) else list(holdout)
-    candidates = [form_by_name(f) for f in forms]
-    if not candidates or not holdouts:
-        raise LawError("compare needs at least one form and one hold-out.")
-    axes = _axes(data, candidates)
+    candidates = [form_by_name(f) for f in ([forms] if isinstance(forms, str | Form) else forms)]
+    if not candidates:
+        raise LawError("compare needs at least one form.")
+    _check_fixed(candidates, fixed)
+    columns = _columns(data, candidates, y)
+    axes = [a for a in columns if a != y]
     definitions_of(data, axes)
-    columns = {v: data[v] for v in [*axes, y]}
-    n = len(list(columns[y]))
-    w = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
-    masks = {h: folds(h, columns, y) for h in holdouts}
+    n = len(columns[y])
+    given = {"weights": row_weights(data, weights, n)}
+    if cluster is not None:
+        given["cluster"] = row_labels(data, cluster, n, "cluster")
+    read = [a for a in axes if any(a in f.variables for f in candidates)]
+    masks = {h: folds(h, columns, y) for h in holdouts_of(holdout, read)}
+    options: dict[str, Any] = {"y": y, "missing": missing}
     rows = []
     for form in candidates:
-        row: dict[str, Any] = {"form": form.label, "equation": form.equation, "parameters": len(form.parameters)}
+        options["fixed"] = fixed_in(form, fixed)
+        free = len(form.parameters) - len(options["fixed"])
+        row: dict[str, Any] = {"form": form.label, "equation": form.equation, "parameters": free}
         row |= {"rows": n, "rmse": None, "aicc": None}
         reasons = []
         try:
-            whole = fit(form, columns, y=y, loss="ls_log", weights=w, missing=missing)  # type: ignore[arg-type]
-            row |= _in_sample(whole)
+            row |= _in_sample(fit(form, columns, loss="ls_log", weights=given["weights"], **options))
         except LawError as e:
             reasons.append(str(e))
         errors = []
@@ -87,8 +103,7 @@ def compare(
             row |= {f"{name}.spread": None} if bootstrap else {}
             try:
                 parts = [
-                    fit(form, _take(columns, ~m), y=y, loss=loss, delta=delta, weights=w[~m], missing=missing)  # type: ignore[arg-type]
-                    for m in held
+                    fit(form, _take(columns, ~m), loss=loss, delta=delta, **options, **_take(given, ~m)) for m in held
                 ]
                 error = np.concatenate([_log_error(p, _take(columns, m), y) for p, m in zip(parts, held, strict=True)])
             except LawError as e:
@@ -96,7 +111,10 @@ def compare(
                 continue
             if bootstrap:
                 try:
-                    spreads = [_variances(p, _take(columns, m), bootstrap) for p, m in zip(parts, held, strict=True)]
+                    spreads = [
+                        _variances(p, _take(columns, m), _take(given, ~m).get("cluster"), bootstrap, seed)
+                        for p, m in zip(parts, held, strict=True)
+                    ]
                     row[f"{name}.spread"] = float(np.sqrt(np.concatenate(spreads).mean()))
                 except LawError as e:
                     reasons.append(f"without {name.replace('_', ' ')}, replicates: {e}")
@@ -153,19 +171,41 @@ def acceptable(table: pd.DataFrame, factor: float = ACCEPTABLE) -> list[str]:
     return [first, *near]
 
 
-def _axes(data: Any, forms: list[Form]) -> list[str]:
-    names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
+def fixed_in(form: Form, fixed: Mapping[str, float] | None) -> dict[str, float]:
+    """What of ``fixed`` the form has."""
+    return {p: v for p, v in (fixed or {}).items() if p in form.parameters}
+
+
+def _check_fixed(forms: list[Form], fixed: Mapping[str, float] | None) -> None:
+    known = dict.fromkeys(p for f in forms for p in f.parameters)
+    for name in fixed or {}:
+        if name not in known:
+            raise LawError(f"No form has a parameter {name!r} to fix.{did_you_mean(name, known)}")
+
+
+def _columns(data: Any, forms: list[Form], y: str) -> dict[str, np.ndarray]:
+    """The axes that the forms read, the other axes that the data have, and ``y``, each [n]."""
+    names = [name for name in names_of(data) if name != y]
     wanted = dict.fromkeys(v for f in forms for v in f.variables)
-    return [a for a in dict.fromkeys([*wanted, *AXES]) if a in names]
+    columns = {a: numbers(data[a], a) for a in dict.fromkeys([*wanted, *AXES]) if a in names}
+    if not wanted.keys() & columns.keys():
+        shown = ", ".join(names[:30])
+        raise LawError(f"The data have none of the axes {', '.join(wanted)}. Columns: {shown or 'none'}.")
+    columns[y] = numbers(column_of(data, y, "y"), y)
+    if not len(columns[y]):
+        raise LawError("The data have no rows.")
+    if len({len(v) for v in columns.values()}) > 1:
+        raise LawError(f"Columns differ in length: {', '.join(f'{k} has {len(v)}' for k, v in columns.items())}.")
+    return columns
 
 
-def _take(columns: Mapping[str, Any], mask: np.ndarray) -> dict[str, list[Any]]:
-    return {k: [v for v, keep in zip(values, mask, strict=True) if keep] for k, values in columns.items()}
+def _take(columns: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
+    return {k: v[mask] for k, v in columns.items()}
 
 
-def _in_sample(law: Any) -> dict[str, Any]:
+def _in_sample(law: LawFit) -> dict[str, Any]:
     r, w = law.residuals(), np.asarray(law.rows["weights"])
-    n, k = float(w.sum()), len(law.form.parameters) + 1  # the noise's variance is a parameter too
+    n, k = float(w.sum()), len(law.form.parameters) - len(law.fixed) + 1  # the noise's variance is a parameter too
     mean_square = float((w * r**2).sum() / n)
     aicc = None
     if n - k - 1 > 0 and mean_square > 0:
@@ -173,7 +213,7 @@ def _in_sample(law: Any) -> dict[str, Any]:
     return {"rows": len(r), "rmse": float(np.sqrt(mean_square)), "aicc": aicc}
 
 
-def _log_error(law: Any, held: Mapping[str, Any], y: str) -> np.ndarray:
+def _log_error(law: LawFit, held: Mapping[str, Any], y: str) -> np.ndarray:
     rows = read_rows(law.form, held, y, missing="leave_out")
     if not len(rows):
         raise LawError("No row is held out.")
@@ -183,11 +223,15 @@ def _log_error(law: Any, held: Mapping[str, Any], y: str) -> np.ndarray:
     return np.log(value / rows.y_n)
 
 
-def _variances(part: Any, held: Mapping[str, Any], bootstrap: int) -> np.ndarray:
+def _variances(
+    part: LawFit, held: Mapping[str, np.ndarray], clusters: np.ndarray | None, bootstrap: int, seed: int
+) -> np.ndarray:
     """Variance of the log loss predicted for each held-out row, over replicates of the kept ones: [held]."""
     data = {**part.rows["axes"], part.y: part.rows["y"]}
-    options = {"loss": part.loss, "weights": part.rows["weights"], "bootstrap": bootstrap}
-    law = fit(part.form, data, y=part.y, delta=part.delta or 1e-3, **options)
+    options = {"y": part.y, "loss": part.loss, "delta": part.delta or 1e-3, "fixed": part.fixed}
+    if clusters is not None:
+        options |= {"cluster": clusters[part.rows["positions"]], "bootstrap_kind": "cluster"}
+    law = fit(part.form, data, weights=part.rows["weights"], bootstrap=bootstrap, seed=seed, **options)
     values = law.predict_draws({v: held[v] for v in law.form.variables})
     if not (values > 0).all():
         raise LawError(f"{law.form.label} falls below zero at the held-out level in some replicates.")

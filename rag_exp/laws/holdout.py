@@ -49,6 +49,25 @@ def folds(holdout: str, columns: Mapping[str, Any], y: str) -> list[np.ndarray]:
     return [values == level for level in levels] or [np.zeros(len(values), dtype=bool)]
 
 
+def holdouts_of(holdout: str | Sequence[str] | None, axes: Sequence[str]) -> list[str]:
+    """Hold-outs by the names that :func:`folds` knows.
+
+    Args:
+        holdout: one name or several; ``"leave_one_level_out"`` is that of every axis; None: ``largest_compute`` where
+            N and D are among the axes, else the largest of every axis.
+
+    Raises:
+        LawError: an empty list.
+    """
+    if holdout is None:
+        return ["largest_compute"] if {"N", "D"} <= set(axes) else [LARGEST + a for a in axes]
+    names = [holdout] if isinstance(holdout, str) else list(holdout)
+    if not names:
+        raise LawError("No hold-out is named. Leave holdout out for the largest compute, or the largest of each axis.")
+    every = [EACH + a for a in axes]
+    return list(dict.fromkeys(name for h in names for name in (every if h == EACH.rstrip("_") else [h])))
+
+
 def axis_of(holdout: str) -> str | None:
     """The axis whose levels are held out; None where it is not one axis's."""
     if holdout == "largest_params":

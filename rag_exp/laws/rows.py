@@ -89,7 +89,7 @@ def read_rows(
         LawError: a column is absent, lengths differ, a value cannot be used, the column is by its name no loss, or
             the rows mean different things by an axis.
     """
-    names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
+    names = names_of(data)
     columns: dict[str, np.ndarray] = {}
     for name in (*form.variables, y):
         if name not in names:
@@ -97,7 +97,7 @@ def read_rows(
                 f"Form {form.label} needs the column {name!r}, which the data do not have.{did_you_mean(name, names)} "
                 f"Columns: {', '.join(names[:30])}{', ...' if len(names) > 30 else ''}."
             )
-        columns[name] = _numbers(data[name], name)
+        columns[name] = numbers(data[name], name)
     lengths = {name: len(v) for name, v in columns.items()}
     if len(set(lengths.values())) != 1:
         raise LawError(f"Columns differ in length: {', '.join(f'{k} has {v}' for k, v in lengths.items())}.")
@@ -108,9 +108,9 @@ def read_rows(
     rows = Rows(
         {v: columns[v][keep] for v in form.variables},
         columns[y][keep],
-        _weights(data, weights, n)[keep],
-        None if cluster is None else _labels(data, cluster, n, "cluster")[keep],
-        None if seeds is None else _labels(data, seeds, n, "seed")[keep],
+        row_weights(data, weights, n)[keep],
+        None if cluster is None else row_labels(data, cluster, n, "cluster")[keep],
+        None if seeds is None else row_labels(data, seeds, n, "seed")[keep],
         keep,
         left_out,
     )
@@ -169,7 +169,26 @@ def check_rows(form: Form, rows: Rows, free: int, fixed: Mapping[str, float]) ->
         raise LawError(f"{form.label} has {free} free parameters, but the data have only {len(rows)} rows.")
 
 
-def _numbers(column: Any, name: str) -> np.ndarray:
+def names_of(data: Any) -> list[str]:
+    """The columns of a DataFrame or a mapping.
+
+    Raises:
+        LawError: the data are neither.
+    """
+    if not hasattr(data, "keys"):
+        raise LawError(
+            f"data must be a DataFrame or a mapping of columns to values, not a {type(data).__name__} (of records: "
+            "pandas.DataFrame(records))."
+        )
+    return [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
+
+
+def numbers(column: Any, name: str) -> np.ndarray:
+    """A column with NaN for what is missing.
+
+    Raises:
+        LawError: it holds something that is not a number.
+    """
     try:
         values = [math.nan if v is None or str(v) == "<NA>" else float(v) for v in column]
     except (TypeError, ValueError) as e:
@@ -233,10 +252,15 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return ((2 * last - counts - 1) / 2)[which]
 
 
-def _weights(data: Any, weights: str | Sequence[float] | None, n: int) -> np.ndarray:
+def row_weights(data: Any, weights: str | Sequence[float] | None, n: int) -> np.ndarray:
+    """Weights of ``n`` rows, from a column or as given; 1 each where none are.
+
+    Raises:
+        LawError: no such column, or weights that cannot be used.
+    """
     if weights is None:
         return np.ones(n)
-    found = _numbers(_column(data, weights, "weights") if isinstance(weights, str) else weights, "weights")
+    found = numbers(column_of(data, weights, "weights") if isinstance(weights, str) else weights, "weights")
     if len(found) != n:
         raise LawError(f"{len(found)} weights for {n} rows.")
     if not (np.isfinite(found).all() and (found >= 0).all() and (found > 0).any()):
@@ -244,15 +268,25 @@ def _weights(data: Any, weights: str | Sequence[float] | None, n: int) -> np.nda
     return found
 
 
-def _labels(data: Any, column: str | Sequence[Any], n: int, what: str) -> np.ndarray:
-    labels = [str(v) for v in (_column(data, column, what) if isinstance(column, str) else column)]
+def row_labels(data: Any, column: str | Sequence[Any], n: int, what: str) -> np.ndarray:
+    """An integer per row, equal for rows of equal labels (a column's, or as given).
+
+    Raises:
+        LawError: no such column, or another number of labels than of rows.
+    """
+    labels = [str(v) for v in (column_of(data, column, what) if isinstance(column, str) else column)]
     if len(labels) != n:
         raise LawError(f"{len(labels)} {what} labels for {n} rows.")
     return np.unique(labels, return_inverse=True)[1]
 
 
-def _column(data: Any, name: str, what: str) -> Any:
-    names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
+def column_of(data: Any, name: str, what: str) -> Any:
+    """A column of the data, which is asked for as ``what``.
+
+    Raises:
+        LawError: there is none of this name.
+    """
+    names = names_of(data)
     if name not in names:
         raise LawError(f"{what}: the data have no column {name!r}.{did_you_mean(name, names)}")
     return data[name]

@@ -66,6 +66,58 @@ def test_unknown_holdouts_are_refused():
         compare(["joint"], {"N": N, "M": M, "loss": TRUE["joint"]}, "random")
 
 
+def test_holdouts_are_the_largest_compute_or_the_largest_of_each_axis_unless_named():
+    data = {"N": N, "M": M, "loss": TRUE["joint"]}
+    assert list(compare("joint", data).attrs["nearest"]) == ["largest_N", "largest_M"]
+    tokens = {"N": N, "D": M * 1e3, "K": [1.0] * 30, "loss": TRUE["joint"]}
+    assert list(compare("chinchilla", tokens).attrs["nearest"]) == ["largest_compute"]
+    every = compare("chinchilla", tokens, "leave_one_level_out")
+    assert list(every.attrs["nearest"]) == ["leave_one_level_out_N", "leave_one_level_out_D"]
+
+
+def test_what_compare_takes_is_what_fit_takes():
+    loss = TRUE["joint"] * np.exp(np.random.default_rng(2).normal(0, 0.01, 30))
+    weights = np.where(N.min() == N, 0.5, 1.0)
+    data = {"N": N, "M": M, "loss": loss, "w": weights, "run": N}
+    named = compare("joint", data, weights="w", cluster="run", bootstrap=40, loss="ls_log")
+    given = compare(["joint"], data, weights=weights, cluster=N.tolist(), bootstrap=40, loss="ls_log")
+    assert named.equals(given)
+    assert named["spread"].iloc[0] != compare("joint", data, weights="w", bootstrap=40, loss="ls_log")["spread"].iloc[0]
+
+
+def test_a_known_floor_takes_part_in_choosing():
+    from rag_exp.laws import fit
+
+    loss = TRUE["joint"] * np.exp(np.random.default_rng(2).normal(0, 0.01, 30))
+    data = {"N": N, "M": M, "loss": loss}
+    table = compare(["joint", "power"], data, "largest_N", fixed={"E": 2.0}, loss="ls_log").set_index("form")
+    keep = N.max() > N
+    law = fit("joint", {k: v[keep] for k, v in data.items()}, fixed={"E": 2.0}, loss="ls_log")
+    error = np.log(law.predict({"N": N[~keep], "M": M[~keep]}) / loss[~keep])
+    assert table.loc["joint", "heldout"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-9)
+    assert table["parameters"].to_dict() == {"joint": 4, "power(N)": 2}
+    with pytest.raises(LawError, match=r"No form has a parameter 'EE' to fix\. Did you mean 'E'"):
+        compare("joint", data, fixed={"EE": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"y": "los"}, "y: the data have no column 'los'. Did you mean 'loss'"),
+        ({}, {"weights": "w"}, "weights: the data have no column 'w'"),
+        ({}, {"holdout": []}, "No hold-out is named"),
+        ({"N": ["s0"] * 30}, {}, "'N' holds something that is not a number"),
+        ({"M": [1.0]}, {}, "differ in length: N has 30, M has 1, loss has 30"),
+        ({"N": [], "M": [], "loss": []}, {}, "no rows"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change, options, message):
+    with pytest.raises(LawError, match=message):
+        compare("joint", {"N": N, "M": M, "loss": TRUE["joint"], **change}, **options)
+    with pytest.raises(LawError, match="none of the axes N, M"):
+        compare("joint", {"params": N, "loss": TRUE["joint"]})
+
+
 def test_compute_holds_out_the_most_expensive_fifth():
     D = M * 1e3
     loss = 1.7 + 400 * N**-0.34 + 400 * D**-0.28
