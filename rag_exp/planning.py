@@ -27,6 +27,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rag_exp.core.options import Options
+from rag_exp.retrieval.faiss_file import FaissFile, describe
 from rag_exp.retrieval.ivf import MAX_POINTS_PER_LIST
 
 BYTES_PER_NUMBER = 4  # float32
@@ -118,11 +119,31 @@ def layout(options: Any, size: int, dims: int, bytes_per_number: int = BYTES_PER
     elif hasattr(options, "string"):
         probe = re.search(r"nprobe=(\d+)", options.search)
         found = factory_layout(options.filled(size, dims), int(probe[1]) if probe else 1, size, dims)
+    elif options.kind == "file":
+        found = file_layout(describe(options.path), options.search, size)
     else:
         return None
     if found is not None and options.tuned:
         return replace(found, query_flops=None)
     return found
+
+
+def file_layout(known: FaissFile, search: str, size: int) -> Layout:
+    """An index that was made elsewhere: its bytes as they are, and nothing to be learnt or added.
+
+    Args:
+        search: faiss's search parameters, in front of those in the file.
+        size: passages that a search is held to.
+    """
+    given = re.search(rf"{known.dial}=(\d+)", search)
+    value = int(given[1]) if given else known.set_to
+    compared: float = size
+    if known.lists and value:
+        compared = known.lists + min(value, known.lists) * size / known.lists
+    elif known.links and value:
+        compared = min(size, known.links * value)
+    counted = not known.compares_codes and (known.dial != "rescore" or known.settles_ties)
+    return Layout(known.bytes / known.passages, 0, 0, 0, 0, 2 * known.dims * compared if counted else None)
 
 
 def graph_layout(m: int, ef_search: int, size: int, dims: int) -> Layout:

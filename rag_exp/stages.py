@@ -15,6 +15,7 @@ from rag_exp.dry import passages_of, reading_counts, second_reading_bound, writi
 from rag_exp.models.flops import TokenCounts, forward_flops, training_flops
 from rag_exp.planning import BYTES_PER_NUMBER, Layout, PlanOptions, Stage, bytes_in_words, embedding_flops, layout
 from rag_exp.retrieval.embeddings import BLOCK_ROWS
+from rag_exp.retrieval.numbering import ROW_BYTES
 from rag_exp.settings import Setting
 from rag_exp.study import Point, Study
 
@@ -144,6 +145,8 @@ def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions)
     name = f"index {index.kind}"
     if known is None:
         return Stage(name, f"{size:,} passages: no formula", disk=None, memory=None, flops=None)
+    if index.made_elsewhere:
+        return _opened(name, known.bytes(size), size, options)
     total, flops = known.bytes(size), known.build_flops(size)
     on_disk = getattr(index, "lists", "memory") == "disk"
     formula = f"{size:,} x {known.per_vector:.5g} bytes" + (
@@ -177,6 +180,20 @@ def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions)
     )
 
 
+def _opened(name: str, total: float, size: int, options: PlanOptions) -> Stage:
+    """An index that was made elsewhere: it is read once, and mapped; of each vector it is kept which passage it is."""
+    formula = f"{size:,} x {total / size:.5g} bytes, made elsewhere and mapped; {ROW_BYTES} each on disk"
+    fits = options.memory is None or total <= options.memory
+    return Stage(
+        name,
+        formula if fits else f"{formula}; more than a machine holds, and it is not cut",
+        disk=ROW_BYTES * size,
+        memory=total,
+        moved=total,
+        shards=1 if options.memory is not None and fits else None,
+    )
+
+
 def _layout(config: RunConfig, setting: Setting, size: int) -> Layout | None:
     """The layout of the setting's index, where it is one of vectors and a formula is known."""
     encoder = config.encoder
@@ -206,7 +223,7 @@ def _searches(
         else:
             formula = f"{queries:,.0f} queries x {known.query_flops:.4g} FLOPs over {size:,}"
             held, flops = known.bytes(size), queries * known.query_flops
-            most = index.kind == "hnsw"
+            most = index.kind == "hnsw" or (index.made_elsewhere and index.dial == "efSearch")
             yield step.key, 0, Stage(name, formula, memory=held, flops=flops, at_most=most, moved=held)
     if known is not None and split != "train" and step.kind != "paths" and index.no_exact is None:
         flops, read = 2.0 * dims * size * asked, config.encoder.bytes_per_number * dims * size

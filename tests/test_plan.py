@@ -102,6 +102,44 @@ def test_bytes_of_a_graph_are_those_that_faiss_holds():
     assert graph_layout(16, 64, 2_000, 16).bytes(2_000) == pytest.approx(measured["bytes"], rel=0.01)
 
 
+def write_faiss(string, size, dims=8):
+    import faiss
+    import numpy as np
+
+    native = faiss.index_factory(dims, string, faiss.METRIC_INNER_PRODUCT)
+    vectors = np.random.default_rng(0).standard_normal((size, dims)).astype(np.float32)
+    native.train(vectors)
+    native.add(vectors)
+    faiss.write_index(native, "made.faiss")
+    return Path("made.faiss").stat().st_size
+
+
+FILE = ["index=file", "index.path=made.faiss", "corpus.points=1000"]
+
+
+@pytest.mark.parametrize(
+    ("string", "search", "compared"),
+    [
+        ("Flat", "", 1_000),
+        ("SQ8", "", 1_000),
+        ("IVF10,Flat", "", 10 + 100),
+        ("IVF10,SQ8", "nprobe=4", 10 + 400),
+        ("HNSW8", "efSearch=20", 20 * 16),
+        ("PQ4x4", "", None),
+    ],
+)
+def test_an_index_that_was_made_elsewhere_costs_its_bytes(place, string, search, compared):
+    held = write_faiss(string, 1_000)
+    found = planned(*POINTS, *FILE, f"index.search='{search}'", "questions.queries=7", memory=held)
+    (index,), (search,) = named(found, "index file"), named(found, "search file")
+    assert (index.disk, index.memory, index.flops, index.shards) == (8_000, pytest.approx(held), 0, 1)
+    assert search.flops == (None if compared is None else 7 * 2 * 8 * compared)
+    assert search.at_most == (string == "HNSW8")
+    (index,) = named(planned(*POINTS, *FILE, memory=held - 1), "index file")
+    assert index.shards is None
+    assert index.formula.endswith("more than a machine holds, and it is not cut")
+
+
 def test_shards_are_as_few_as_fit():
     flat = layout(index_of("index=flat"), 1_000, 8)  # 32 bytes each
     assert flat.shards(1_000, 32_000) == 1

@@ -32,8 +32,11 @@ class FaissFile:
         passages: vectors that it holds.
         dims: of queries.
         metric: "inner_product" or "l2".
+        bytes: of the file.
         dial: the search parameter whose rise makes recall rise; None where every vector is compared in full.
+        set_to: what the dial is set to in the file; None where it is no parameter of faiss.
         lists: inverted lists, 0 where there are none.
+        links: of a node of a graph, in its lowest layer; 0 where there is none.
         exact_scores: vectors are stored as they are, so that scores are true inner products.
         compares_codes: queries are compared with codes by tables or bits.
         settles_ties: a search for more finds what one for less found, so that ties at rank k can be seen.
@@ -44,8 +47,11 @@ class FaissFile:
     passages: int
     dims: int
     metric: str
+    bytes: int
     dial: str | None
+    set_to: int | None
     lists: int
+    links: int
     exact_scores: bool
     compares_codes: bool
     settles_ties: bool
@@ -158,19 +164,21 @@ def _described(native: Any, file: str) -> FaissFile:
     is_graph, refines = hasattr(root, "storage"), isinstance(root, (faiss.IndexRefine, faiss.IndexIVFPQR))
     scans = isinstance(root, (faiss.IndexIVF, faiss.IndexFlatCodes, faiss.IndexFastScan)) and not refines
     plain = type(root).__name__ in (*_FULL, "IndexScalarQuantizer", "IndexRaBitQ")
+    dial, set_to, links = None if in_full and not is_graph else "rescore", None, 0
     if lists is not None:
-        dial: str | None = "nprobe"
+        dial, set_to = "nprobe", lists.nprobe
     elif isinstance(root, faiss.IndexHNSW):
-        dial = "efSearch"
-    else:
-        dial = None if in_full and not is_graph else "rescore"
+        dial, set_to, links = "efSearch", root.hnsw.efSearch, root.hnsw.nb_neighbors(0)
     metric = metrics[native.metric_type]
     return FaissFile(
         type=type(root).__name__,
         passages=native.ntotal,
         dims=native.d,
         metric=metric,
+        bytes=Path(file).stat().st_size,
         dial=dial,
+        set_to=set_to,
+        links=links,
         lists=0 if lists is None else lists.nlist,
         exact_scores=in_full,
         compares_codes=not decoded,

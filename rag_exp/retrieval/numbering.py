@@ -13,6 +13,7 @@ from rag_exp.retrieval.precomputed import named, read_names
 if TYPE_CHECKING:
     import numpy as np
 
+ROW_BYTES = 8  # of a vector, to say which passage it is
 _BATCH = 65_536  # ids looked up at once
 _ROWS, _NUMBERS = "rows.npy", "numbers.npy"
 
