@@ -19,7 +19,7 @@ import numpy as np
 
 from rag_exp.core.errors import LawError
 from rag_exp.laws.costs import Costs
-from rag_exp.laws.effects import surface_of
+from rag_exp.laws.effects import alternatives, surface_of
 from rag_exp.laws.factoring import SCORES
 from rag_exp.laws.surface import Surface
 
@@ -60,7 +60,7 @@ def frontier(
         decades the optimum leaves the data, per axis; ``capped``, the axes that are at their cap; ``at_end``, the share
         of replicates whose optimum is at the end of the search; and ``reason``, why there is no optimum (it then has
         nulls). ``attrs["exponents"]`` holds, per axis but K, how it grows with the budget over the rows that have an
-        optimum: value, low, high.
+        optimum and where it is not at its cap: value, low, high.
 
     Raises:
         LawError: the law has no N, a needed constant is missing from ``costs``, a budget is not positive, or a cap is
@@ -93,17 +93,10 @@ def frontier(
         row["at_end"] = max((float(o.end_RB[:, b].mean()) for o in bands), default=None)
         rows.append(row)
     table = pd.DataFrame(rows).astype(object).where(lambda t: t.notna(), None)
-    known = [r["reason"] is None for r in rows]
-    growing = [a for a in surface.axes if a != "K" and not all(a in r["capped"] for r in rows if r["reason"] is None)]
-    table.attrs["exponents"] = _exponents(surface, growing, budgets_B, best, bands, known)
+    growing = {a: [r["reason"] is None and a not in r["capped"] for r in rows] for a in surface.axes if a != "K"}
+    table.attrs["exponents"] = _exponents(surface, growing, budgets_B, best, bands)
     table.attrs["costs"] = costs.model_dump()
     return table
-
-
-def alternatives(surface: Surface) -> list[Surface]:
-    """The same over the other acceptable forms that have the same axes."""
-    others = [Surface(law, surface.given) for law in getattr(surface.law, "alternatives", [])]
-    return [s for s in others if set(s.axes) == set(surface.axes)]
 
 
 @dataclass
@@ -156,7 +149,11 @@ class _Search:
             if cap <= high:
                 self.caps[axis] = cap
                 self.limits[axis] = (low, cap)
-        self.free = [a for a in ("D", "M") if a in self.limits]  # N follows from them
+        tied = costs.tokens_per_parameter
+        if tied and "D" in self.limits:  # D then follows from N, which goes as far as either does
+            least, most = (d / tied for d in self.limits["D"])
+            self.limits["N"] = (max(self.limits["N"][0], least), min(self.limits["N"][1], most))
+        self.free = [a for a in ("D", "M") if a in self.limits and not (tied and a == "D")]  # N follows from them
         self.low_A, self.high_A = (np.log([self.limits[a][end] for a in self.free]) for end in (0, 1))
 
     def run(self, budgets_B: np.ndarray, draws: bool) -> _Optimum:
@@ -244,7 +241,7 @@ class _Search:
         """All axes, where N takes what the others leave of the budget, at most what is within the search."""
         D, M = free.get("D", self.costs.tokens or 0.0), free.get("M", self.costs.passages)
         N = np.minimum(self.costs.affordable(budgets, D, M, k), self.limits["N"][1])
-        if "D" not in free and self.costs.tokens_per_parameter:
+        if self.costs.tokens_per_parameter:
             D = N * self.costs.tokens_per_parameter
         shape = np.broadcast_shapes(*(np.shape(v) for v in (N, D, M)), (1, len(budgets)))
         return {a: np.broadcast_to(v, shape) for a, v in zip(AXES, (N, D, M, k), strict=True)}
@@ -253,7 +250,7 @@ class _Search:
         """1 at the upper end of the search, -1 at the lower; a cap, or reading a single passage, is no end."""
         low, high = self.limits[axis]
         if axis == "K":
-            low, high = 0.0, self.ks[-1]
+            low, high = self.ks[0] if self.ks[0] > 1 else 0.0, self.ks[-1]
         above = (values_RB >= high * (1 - EDGE)) & (axis not in self.caps)
         return np.where(above, 1, np.where(values_RB <= low * (1 + EDGE), -1, 0))
 
@@ -274,18 +271,18 @@ def _check(surface: Surface, costs: Costs, budgets: Sequence[float]) -> None:
 
 
 def _exponents(
-    surface: Surface, axes: list[str], budgets_B: np.ndarray, best: _Optimum, bands: list[_Optimum], known: list[bool]
+    surface: Surface, growing: dict[str, list[bool]], budgets_B: np.ndarray, best: _Optimum, bands: list[_Optimum]
 ) -> dict[str, tuple[float, float | None, float | None]]:
-    """d ln axis / d ln budget over the budgets that have an optimum: value, low, high."""
-    if sum(known) < 2:
-        return {}
-    logs = np.log(budgets_B[known])
+    """d ln axis / d ln budget over the budgets at which it is free to grow: value, low, high."""
     out: dict[str, tuple[float, float | None, float | None]] = {}
-    for axis in axes:
-        value = float(np.polyfit(logs, np.log(best[axis][0, known]), 1)[0])
+    for axis, free_B in growing.items():
+        if sum(free_B) < 2:
+            continue
+        logs = np.log(budgets_B[free_B])
+        value = float(np.polyfit(logs, np.log(best[axis][0, free_B]), 1)[0])
         ends = []
         for optimum in bands:
-            y_RB = np.where(np.isfinite(optimum.loss_RB), np.log(np.maximum(optimum[axis], 1e-300)), np.nan)[:, known]
+            y_RB = np.where(np.isfinite(optimum.loss_RB), np.log(np.maximum(optimum[axis], 1e-300)), np.nan)[:, free_B]
             y_RB = y_RB[~np.isnan(y_RB).any(1)]
             if len(y_RB):
                 ends.append(surface.interval(np.polyfit(logs, y_RB.T, 1)[0]))

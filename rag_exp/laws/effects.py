@@ -30,6 +30,12 @@ def surface_of(law: Law) -> Surface:
     return law if isinstance(law, Surface) else Surface(law)
 
 
+def alternatives(surface: Surface) -> list[Surface]:
+    """The same over the other acceptable forms that have the same axes."""
+    others = [Surface(law, surface.given) for law in getattr(surface.law, "alternatives", [])]
+    return [s for s in others if set(s.axes) == set(surface.axes)]
+
+
 @dataclass(frozen=True)
 class Effect:
     """How much the loss falls when an axis is multiplied by ``factor``, ending at its largest measured value.
@@ -135,7 +141,8 @@ class Rate:
     Attributes:
         rate: -d ln ``other`` / d ln ``of`` at constant loss: x times ``of`` is worth x^rate times ``other`` there. None
             where more of ``other`` does not lower the loss.
-        low, high: its interval; None without replicates, or where ``other`` is worthless in too many of them.
+        low, high: its interval over the replicates of all acceptable forms; None without replicates, or where
+            ``other`` is worthless in too many of them.
         at: the point.
         beyond: decades by which the point leaves the data, per axis.
     """
@@ -166,18 +173,18 @@ def rate(law: Law, of: str, other: str, at: Mapping[str, float] | None = None) -
         if axis not in surface.axes:
             raise LawError(f"The law has no axis {axis!r}. Axes: {', '.join(surface.axes)}.")
 
-    def rates(draws: bool) -> np.ndarray:
-        worth = {axis: -_slope(surface, point, axis, draws) for axis in (of, other)}
+    def rates(of_law: Surface, draws: bool) -> np.ndarray:
+        worth = {axis: -_slope(of_law, point, axis, draws) for axis in (of, other)}
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(worth[other] > 0, worth[of] / worth[other], np.nan)
 
-    value = rates(False)[0]
+    value = rates(surface, False)[0]
+    draws = [rates(s, True) for s in (surface, *alternatives(surface)) if s.replicated]
+    tail = (1 - surface.level) / 2
     low = high = None
-    if surface.replicated:
-        draws = rates(True)
-        tail = (1 - surface.level) / 2
-        if np.isnan(draws).mean() <= tail:
-            low, high = surface.interval(draws[~np.isnan(draws)])
+    if draws and all(np.isnan(d).mean() <= tail for d in draws):
+        ends = [surface.interval(d[~np.isnan(d)]) for d in draws]
+        low, high = min(e[0] for e in ends), max(e[1] for e in ends)
     return Rate(of, other, point, None if np.isnan(value) else float(value), low, high, surface.beyond(point))
 
 

@@ -111,6 +111,53 @@ def test_tokens_tied_to_parameters_and_fixed_tokens():
         frontier(law, Costs(), [1e20])
 
 
+def test_tokens_tied_to_parameters_are_tied_in_a_law_of_tokens_too(chinchilla):
+    tied = Costs(tokens_per_parameter=20, queries=1e6, read=1000)
+    row = frontier(chinchilla, tied, [1e20]).iloc[0]
+    assert row["D"] == pytest.approx(20 * row["N"])
+    assert tied.total(row["N"], row["D"], 0.0, 1.0) == pytest.approx(1e20, rel=1e-9)
+    assert row["loss"] == pytest.approx(1.8 + A * row["N"] ** -ALPHA + B * row["D"] ** -BETA, rel=1e-6)
+    # Training that is given ten times the tokens that the law would give it ends where D ends, and says so.
+    assert "N should be more than" in frontier(chinchilla, Costs(tokens_per_parameter=1e4), [1e24])["reason"][0]
+
+
+def brute(law, costs, budget, **axes):
+    """The least loss over a plain lattice of all axes but N, which takes what is left."""
+    at = grid(**axes)
+    free = {"D": costs.tokens or 0.0, "M": costs.passages, "K": costs.k} | at
+    size = costs.affordable(budget, free["D"], free["M"], free["K"])
+    ok = (size >= law.ranges["N"][0] / 10) & (size <= law.ranges["N"][1] * 10)
+    return law.predict({"N": size[ok], **{a: v[ok] for a, v in at.items() if a in law.form.variables}}).min()
+
+
+COVERED = {"E": 14.0, "A": 60.0, "alpha": 0.25, "G": 1.2e-4, "gamma": 0.55, "B": 1e-3, "beta": 0.25}
+GAINING = {"E": 4.0, "A": 400.0, "alpha": 0.3, "B": 2000.0, "beta": 0.3, "G": 8.0, "delta": 0.2, "M0": 1e6}
+
+
+@pytest.mark.parametrize("budget", [1e19, 1e21])
+def test_no_lattice_finds_less(chinchilla, budget):
+    costs = Costs(train_token=1e8, fixed=1e17, queries=1e7, read=400, read_passage=1e9, k=4)
+    row = frontier(chinchilla, costs, [budget]).iloc[0]
+    best = brute(chinchilla, costs, budget, D=np.geomspace(1e8, 1e13, 200_001))
+    assert best * (1 - 1e-9) < row["loss"] <= best * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("form", ["joint_coverage", "rag_interaction"])
+def test_no_lattice_finds_less_where_a_corpus_has_its_price(form):
+    axes = RAG if form == "rag_interaction" else {a: RAG[a] for a in "NM"}
+    law = fitted(form, axes, 4 + 400 * RAG["N"] ** -0.3 + 2000 * RAG["D"] ** -0.3 - 0.001 * RAG["M"] ** 0.2)
+    law.params = {p: (GAINING if form == "rag_interaction" else COVERED).get(p, v) for p, v in law.params.items()}
+    costs = Costs(tokens=1e10, embed=1e11, refreshes=3, build=1e10, queries=1e7, search=1e3, read=400, k=5)
+    tokens = {"D": np.geomspace(1e8, 1e13, 801)} if "D" in law.form.variables else {}
+    sizes = np.geomspace(1e3, 1e9, 1601 if tokens else 400_001)
+    for budget in (1e19, 1e20):
+        row = frontier(law, costs, [budget]).iloc[0]
+        assert row["reason"] is None
+        best = brute(law, costs, budget, M=sizes, **tokens)
+        assert best * (1 - 1e-4) < row["loss"] <= best * (1 + 1e-9)
+        assert sum(row[f"flops.{k}"] for k in ("training", "corpus", "search", "reading")) == pytest.approx(budget)
+
+
 def test_an_optimum_far_from_the_data_is_refused_and_one_near_them_says_how_far(chinchilla):
     table = frontier(chinchilla, Costs(), [1e13, 1e19, 3e23, 1e27])
     assert "less" in table["reason"][0] or "does not pay" in table["reason"][0]
@@ -140,6 +187,12 @@ def test_a_corpus_that_has_no_more_passages_is_a_cap_and_no_refusal():
     assert capped["M"].tolist() == pytest.approx([2e7, 2e7], rel=1e-6)
     assert capped["capped"].tolist() == [["M"], ["M"]]
     assert costs.total(capped["N"][1], 1e10, 2e7, 1) == pytest.approx(1e20, rel=1e-6)
+    # Where the corpus ends it no longer grows: its exponent is that of the budgets before.
+    dear, budgets = Costs(tokens=1e10, embed=1e11), [3e17, 1e18, 1e20, 3e20]
+    table = frontier(law, dear, budgets, caps={"M": 2e7})
+    assert table["capped"].tolist() == [[], [], ["M"], ["M"]]
+    before = frontier(law, dear, budgets[:2]).attrs["exponents"]["M"][0]
+    assert table.attrs["exponents"]["M"][0] == pytest.approx(before, rel=1e-5)
     with pytest.raises(LawError, match="cap on X"):
         frontier(law, costs, [1e19], caps={"X": 1})
     with pytest.raises(LawError, match="M is capped at 10, below"):

@@ -116,3 +116,15 @@ def test_bands_of_rates_and_contours_hold_the_value():
     assert len(table) == 2
     assert (table["N_low"] < table["N"]).all()
     assert (table["N"] < table["N_high"]).all()
+
+
+def test_a_rate_spans_the_forms_that_hold_as_well():
+    loss = (2 + 100 * N**-0.5 + 20 * M**-0.5) * np.exp(np.random.default_rng(0).normal(0, 0.005, 25))
+    options = {"bootstrap": 100, "bootstrap_kind": "wild"}
+    fitted, other = law(loss, **options), law(loss, "joint_log_gain", **options)
+    alone, apart = rate(fitted, "M", "N"), rate(other, "M", "N")
+    fitted.alternatives = [other]
+    both = rate(fitted, "M", "N")
+    assert both.rate == alone.rate
+    assert (both.low, both.high) == (min(alone.low, apart.low), max(alone.high, apart.high))
+    assert both.high - both.low > alone.high - alone.low
