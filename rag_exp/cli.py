@@ -236,12 +236,12 @@ def frontier(argv: list[str]) -> int:
 
 
 def suggest(argv: list[str]) -> int:
-    """usage: rag-exp suggest study=NAME budget=FLOPS [parts=NUMBER] [overrides]
+    """usage: rag-exp suggest study=NAME budget=FLOPS|TIME [parts=NUMBER] [overrides]
 
     Runs to add within a budget, as commands and as grids to paste: levels that the study's law lacks, then the largest
     that it pays for (parts=2: none above half of it), with what each costs and what the law expects of it. New are the
     other sizes of the generator, another seed, and corpus sizes, passages read and lengths of training that go on with
-    the study's own.
+    the study's own. A budget of time (90min, 2h, 3d) is that of one run after another, as the study's own runs took.
     """
     from rag_exp.suggest import KEYS, suggest_options, suggest_runs
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from rag_exp.calibration import disk_rate, embedding_rates, matrix_rate
 from rag_exp.core.errors import ConfigError, did_you_mean
-from rag_exp.planning import PlanOptions, Rates, Stage, bytes_in_words
+from rag_exp.planning import PlanOptions, Rates, Stage, bytes_in_words, time_in_words
 from rag_exp.stages import stages
 from rag_exp.study import Study
 
@@ -111,7 +111,7 @@ def _row(stage: Stage, count: int, rates: Rates, options: PlanOptions) -> tuple[
         "?" if stage.disk is None else bytes_in_words(count * stage.disk),
         "?" if stage.memory is None else bytes_in_words(stage.memory),
         flops,
-        "?" if seconds is None else _time(count * seconds),
+        "?" if seconds is None else time_in_words(count * seconds),
         *(["" if stage.shards is None else f"{stage.shards:,}"] if options.memory else []),
         stage.formula,
     )
@@ -130,7 +130,7 @@ def _total(found: Sequence[Stage], rates: Rates, options: PlanOptions) -> tuple[
         summed([s.disk for s in found], bytes_in_words),
         bytes_in_words(max((m for m in memory if m is not None), default=0)) + ("+?" if None in memory else ""),
         summed([s.flops for s in found], _flops),
-        summed([s.seconds(rates) for s in found], _time),
+        summed([s.seconds(rates) for s in found], time_in_words),
         *([""] if options.memory else []),
         "",
     )
@@ -138,10 +138,3 @@ def _total(found: Sequence[Stage], rates: Rates, options: PlanOptions) -> tuple[
 
 def _flops(value: float) -> str:
     return f"{value:.3g}" if value else "0"
-
-
-def _time(seconds: float) -> str:
-    for size, unit in ((365.25 * 86_400, "years"), (86_400, "days"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.2g} s"

@@ -267,3 +267,11 @@ def bytes_in_words(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.0f} B"
+
+
+def time_in_words(seconds: float) -> str:
+    """``5400 -> "1.5 h"``: three digits."""
+    for size, unit in ((365.25 * 86_400, "years"), (86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"

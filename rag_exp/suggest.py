@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from rag_exp.core.errors import ConfigError, DataError, LawError
 from rag_exp.core.options import Options
 from rag_exp.core.record import RunRecord
 from rag_exp.laws.suggestion import LAST_TURN, LEAST, PARTS, largest_affordable
+from rag_exp.planning import time_in_words
 from rag_exp.study import Study
 
 if TYPE_CHECKING:
@@ -28,28 +30,42 @@ if TYPE_CHECKING:
     from rag_exp.laws.surface import Surface
 
 
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
+_TIME = re.compile(rf"([\d.]+)({'|'.join(_SECONDS)})")
+
+
 class SuggestOptions(Options):
     """What ``rag-exp suggest`` is asked, beside the study."""
 
-    budget: float = Field(gt=0, description="FLOPs in all")
+    budget: float = Field(gt=0, description="FLOPs in all; as 90min, 2h or 3d the time of one run after another")
     parts: int = Field(PARTS, ge=1, description="no run costs more than one of so many parts of it")
+    timed: bool = Field(False, description="whether the budget is in seconds, as the study's own runs took")
+
+    def said(self, amount: float) -> str:
+        """An amount of what the budget is of."""
+        return time_in_words(amount) if self.timed else f"{amount:.3g} FLOPs"
 
 
-KEYS = tuple(SuggestOptions.model_fields)
+KEYS = ("budget", "parts")
 
 
 def suggest_options(words: Sequence[str]) -> SuggestOptions:
-    """The options from ``budget=1e15 parts=2``.
+    """The options from ``budget=1e15 parts=2``, or ``budget=2h``.
 
     Raises:
         ConfigError: no budget, or a bad value.
     """
-    plain = dict(word.split("=", 1) for word in words)
+    plain: dict[str, Any] = dict(word.split("=", 1) for word in words)
+    if timed := _TIME.fullmatch(plain.get("budget", "")):
+        plain |= {"budget": float(timed[1]) * _SECONDS[timed[2]], "timed": True}
     try:
         return SuggestOptions.model_validate(plain)
     except ValidationError as e:
         found = [(".".join(str(p) for p in x["loc"]), x["msg"]) for x in e.errors()]
-        raise ConfigError([f"{where}: {what}. Write budget=FLOPs, say budget=1e15." for where, what in found]) from e
+        how = "Write budget=FLOPs, say budget=1e15, or a time, say budget=2h."
+        raise ConfigError(
+            [f"{where}: {what}. {how if where == 'budget' else ''}".strip() for where, what in found]
+        ) from e
 
 
 def suggest_runs(
@@ -64,7 +80,7 @@ def suggest_runs(
     Raises:
         DataError: no finished run tells costs.
     """
-    from rag_exp.laws.costs import costs_of_records
+    from rag_exp.laws.costs import FLOPS, SECONDS, costs_of_records
 
     table = load_study(plan.folder)
     fits = current_fits(plan, records, table, law_options(plan.law, plan.forms))
@@ -76,32 +92,34 @@ def suggest_runs(
     fitted = laws[0].run_ids if laws else rows["run_id"].tolist()
     axes = ("N", "M", "K") if fits.factorised is not None else ("N", "M")
     known = family(plan, rows, fitted, dict.fromkeys(axes, MIN_LEVELS))
-    costs = costs_of_records(known.rows, queries=float(known.rows["questions"].median()))
+    spent = SECONDS if options.timed else FLOPS
+    costs = costs_of_records(known.rows, spent=spent, queries=float(known.rows["questions"].median()))
     yield from (_lacking(dial) for dial in known.dials.values() if dial.lacking)
     # Where sizes are lacking, as many trainings must be paid for.
     parts = max(options.parts, min(known.dials["N"].lacking, len(known.dials["N"].new)))
     found = list(candidates(plan, known, costs, options.budget, user))
     if not found:
-        yield f"nothing: no run that the study lacks can be trained for {options.budget:.3g} FLOPs"
+        yield f"nothing: no run that the study lacks can be trained for {options.said(options.budget)}"
         return
     taken = largest_affordable([c.offer for c in found], options.budget, parts)
     if not taken:
         least = min(c.offer.price(set()) for c in found)
         yield (
-            f"nothing: the cheapest run costs {least:.3g} FLOPs to add, and one smaller than {LEAST:.0%} of the budget "
-            "tells too little"
+            f"nothing: the cheapest run costs {options.said(least)} to add, and one smaller than {LEAST:.0%} of the "
+            "budget tells too little"
         )
         return
-    cap = "" if parts == 1 else f", none above {options.budget / parts:.3g}"
+    cap = "" if parts == 1 else f", none above {options.said(options.budget / parts)}"
     lacks = found[taken[0][0]].offer.turn < LAST_TURN
     first = "what the law lacks first, then the largest" if lacks else "the largest first"
-    yield f"{len(taken)} runs within {options.budget:.3g} FLOPs{cap}, {first}:"
+    pace = ", at the pace of the study's own runs" if options.timed else ""
+    yield f"{len(taken)} runs within {options.said(options.budget)}{pace}{cap}, {first}:"
     runs = [(found[i], price) for i, price in taken]
     for overrides, members in _sweeps(runs):
         yield f"  {_command(overrides)}"
         for candidate, price in members:
-            yield f"      {_said(candidate, price, laws, fits.metric)}"
-    yield f"together {sum(price for _, price in taken):.3g} FLOPs"
+            yield f"      {_said(candidate, options.said(price), laws, fits.metric)}"
+    yield f"together {options.said(sum(price for _, price in taken))}"
     yield from _grids([c.overrides for c, _ in runs], plan, known)
     if not laws:
         yield "no law in N and M stands yet, so that nothing is expected of them"
@@ -230,9 +248,9 @@ def _grids(runs: Sequence[tuple[str, ...]], plan: Study, known: Family) -> Itera
         yield f"where {shlex.join(in_place)} of the command line would take their place: have it in the grids, too"
 
 
-def _said(candidate: Candidate, price: float, laws: Sequence[_Law], metric: str) -> str:
+def _said(candidate: Candidate, price: str, laws: Sequence[_Law], metric: str) -> str:
     """Its sizes, what it adds to the bill, and what the law expects of it."""
     axes = candidate.axes
-    text = f"N {axes['N']:,.0f}, D {axes['D']:.3g}, M {axes['M']:,.0f}, K {axes['K']:g}: {price:.3g} FLOPs"
+    text = f"N {axes['N']:,.0f}, D {axes['D']:.3g}, M {axes['M']:,.0f}, K {axes['K']:g}: {price}"
     expected = next((said for law in laws if (said := law.expects(axes, metric)) is not None), None)
     return text + (f"; {expected}" if expected else "")

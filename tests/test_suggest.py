@@ -85,7 +85,7 @@ def grids_of(lines):
 
 def test_the_largest_that_the_budget_pays_for(study):
     lines = suggested(study, "budget=6e13", "parts=2")
-    assert "runs within 6e+13 FLOPs, none above 3e+13, the largest first:" in lines[0]
+    assert "runs within 6e+13 FLOPs, none above 3e+13 FLOPs, the largest first:" in lines[0]
     runs = runs_of(lines)
     # One training, and its answers over every corpus in one sweep.
     assert runs[0].startswith("rag-exp run -m")
@@ -189,8 +189,26 @@ def test_a_budget_too_small_for_any_training_still_has_no_suggestion(small):
     assert lines[0].startswith("nothing: the cheapest run costs ")
 
 
+def test_a_budget_of_time_is_at_the_pace_of_the_study(study):
+    lines = suggested(study, "budget=20min")
+    assert "runs within 20 min, at the pace of the study's own runs, the largest first:" in lines[0]
+    # s2 took 4.1 minutes to train; s3 has 2.6 times its parameters.
+    assert "generator.size=s3" in runs_of(lines)[0]
+    first, second = (line.split(": ")[1].split(";")[0] for line in lines[2:4])
+    minutes, unit = first.split()
+    assert unit == "min"
+    assert 7 < float(minutes) < 4.1 * 584_576 / 221_664 * 1.5
+    assert second.endswith(" s")  # an answer more of the same model
+
+
 def test_bad_options_are_named():
-    with pytest.raises(ConfigError, match=r"budget: Field required. Write budget=FLOPs"):
-        suggest_options([])
+    assert suggest_options(["budget=1.5h"]).budget == 5400
+    for words, wrong in (
+        ([], "Field required"),
+        (["budget=2 weeks"], "valid number"),
+        (["budget=-1"], "greater than 0"),
+    ):
+        with pytest.raises(ConfigError, match=rf"budget: .*{wrong}.* Write budget=FLOPs, .* or a time, say budget=2h"):
+            suggest_options(words)
     with pytest.raises(ConfigError, match=r"parts: .*greater than or equal to 1"):
         suggest_options(["budget=1e9", "parts=0"])

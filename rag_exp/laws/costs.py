@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ class Costs(Options):
     Total = ``fixed`` + (``train_token`` + ``train`` N) D + (``embed`` (1 + ``refreshes``) + ``build``) M
             + ``queries`` (``search`` M + (``read_passage`` + ``read`` N) K)
 
-    All constants are in FLOPs. The defaults are those of no retrieval: 6 N D alone.
+    All constants are in FLOPs, or all in seconds. The defaults are those of no retrieval: 6 N D alone.
     """
 
     train: float = Field(6.0, gt=0, description="per parameter and training token (Kaplan et al. 2020: 6)")
@@ -68,47 +69,84 @@ class Costs(Options):
         return np.where(left > 0, 2 * left / (per_parameter + root), left)
 
 
-def costs_of_records(rows: pd.DataFrame, index: str | None = None, **given: Any) -> Costs:
+FLOPS = {
+    "training": ("flops.reader_warmup", "flops.marginal"),
+    "fixed": ("flops.retriever_warmup",),
+    "embed": ("flops.embedding",),
+    "build": ("flops.index_build",),
+    "search": ("flops.search",),
+    "reading": ("flops.reading",),
+}
+SECONDS = {
+    "training": ("seconds.reader_warmup", "seconds.checkpoint"),
+    "fixed": ("seconds.encoder",),
+    "embed": ("seconds.embeddings/*",),
+    "build": ("seconds.index",),
+    "search": ("seconds.topk",),
+    "reading": ("seconds.evaluation",),
+}
+"""Columns of a study's runs that tell what they spent, by what it was spent on. ``*`` stands for any."""
+
+
+def costs_of_records(
+    rows: pd.DataFrame, index: str | None = None, spent: Mapping[str, Sequence[str]] = FLOPS, **given: Any
+) -> Costs:
     """Costs as a study's runs measured them.
 
-    Training and reading are straight lines in N through the runs' FLOPs per token and per passage read (least squares
-    of relative errors); embedding, building and searching are medians per passage. What the runs do not tell keeps its
-    default, and what is ``given`` is as given.
+    Training and reading are straight lines in N through what the runs spent per token and per passage read (least
+    squares of relative errors); embedding, building and searching are medians per passage, and D, M and K (for a law
+    that has not all of them) medians. What the runs do not tell keeps its default, and what is ``given`` is as given.
 
     Args:
         rows: finished runs of one arm, as from ``rag_exp.load_study``.
         index: the type whose building and searching counts; None: of all the rows.
+        spent: ``FLOPS``, or ``SECONDS`` as they were on the machines that ran them. Of the latter embedding is as the
+            largest corpus has it: vectors are made for whole shards, which smaller ones share.
 
     Raises:
-        DataError: the runs have no FLOPs of training.
+        DataError: the runs have nothing of training.
     """
     found: dict[str, Any] = {}
-    reader = _column(rows, "flops.reader_warmup") + _column(rows, "flops.marginal")
-    N, D, M, K = (_column(rows, name) for name in ("N", "D", "M", "K"))
-    Q = _column(rows, "questions")
+    N, D, M, K, Q = (_column(rows, name) for name in ("N", "D", "M", "K", "questions"))
+    spent_n = {name: _sum(rows, columns) for name, columns in spent.items()}
+    unit = "seconds" if spent is SECONDS else "FLOPs"
     searched = np.array([index is None or kind == index for kind in rows.get("index", [None] * len(rows))])
-    line = _line(N, reader / D)
+    line = _line(N, spent_n["training"] / D)
     if line is None and "train" not in given:
-        raise DataError("No run tells the FLOPs of its training; give costs.train.")
+        raise DataError(f"No run tells the {unit} of its training; give costs.train.")
     if line is not None:
         found["train_token"], found["train"] = line
         if not found["train"] and "train" not in given:
-            raise DataError("The FLOPs of training do not grow with N in these runs; give costs.train.")
-    line = _line(N, _column(rows, "flops.reading") / (Q * K))
+            raise DataError(f"The {unit} of training do not grow with N in these runs; give costs.train.")
+    line = _line(N, spent_n["reading"] / (Q * K))
     if line is not None:
         found["read_passage"], found["read"] = line
+    embedded = spent_n["embed"] / M
     for name, values in (
-        ("fixed", _column(rows, "flops.retriever_warmup")),
-        ("embed", _column(rows, "flops.embedding") / M),
-        ("build", (_column(rows, "flops.index_build") / M)[searched]),
-        ("search", (_column(rows, "flops.search") / (Q * M))[searched]),
+        ("fixed", spent_n["fixed"]),
+        ("embed", embedded if spent is FLOPS else embedded[np.nanmax(M) == M]),
+        ("build", (spent_n["build"] / M)[searched]),
+        ("search", (spent_n["search"] / (Q * M))[searched]),
         ("tokens", D),
+        ("passages", M),
         ("k", K),
     ):
         known = values[np.isfinite(values)]
         if len(known):
             found[name] = float(np.median(known))
     return Costs(**{**found, **given})
+
+
+def _sum(rows: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """The sum of columns; ``name/*`` stands for all of that name that there are, of which a row may lack some."""
+    total = np.zeros(len(rows))
+    for column in columns:
+        if column.endswith("/*"):
+            parts = [_column(rows, str(c)) for c in rows if str(c).startswith(column[:-1])]
+            total = total + (np.nansum(parts, axis=0) if parts else np.nan)
+        else:
+            total = total + _column(rows, column)
+    return total
 
 
 def _column(rows: pd.DataFrame, name: str) -> np.ndarray:

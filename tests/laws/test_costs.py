@@ -7,6 +7,7 @@ import pytest
 from rag_exp.analysis.tables import load_study
 from rag_exp.core.errors import DataError
 from rag_exp.laws import Costs, costs_of_records
+from rag_exp.laws.costs import SECONDS
 
 QUICKSTART = Path(__file__).parents[2] / "results" / "quickstart"
 
@@ -37,6 +38,44 @@ def test_a_study_tells_its_own_costs():
     said = costs.total(rows["N"], rows["D"], rows["M"], rows["K"])
     np.testing.assert_allclose(said, spent.astype(float), rtol=0.08)
     assert costs_of_records(rows, train=6.0).train == 6.0
+    assert (costs.tokens, costs.passages, costs.k) == (5330608, 5688, 4)  # of a law without D, M or K
+
+
+def test_a_study_tells_what_its_runs_took():
+    table = load_study(QUICKSTART)
+    rows = table[(table["arm"] == "dense") & (table["index"] == "flat") & (table["growth"] == "coverage")]
+    costs = costs_of_records(rows, spent=SECONDS, queries=500)
+    trained = rows["seconds.reader_warmup"] + rows["seconds.checkpoint"] + rows["seconds.encoder"]
+    said = costs.parts(rows["N"], rows["D"], rows["M"], rows["K"])
+    np.testing.assert_allclose(said["training"], trained.astype(float), rtol=0.35)  # two of them ran at a time
+    np.testing.assert_allclose(said["reading"], rows["seconds.evaluation"].astype(float), rtol=0.5)
+    assert costs.embed * 32380 == pytest.approx(rows["seconds.embeddings/0"].iloc[0])
+
+
+@pytest.mark.parametrize(
+    ("per_token", "line"),
+    [
+        ([8e5, 1.4e6, 2.6e6], (2e5, 6.0)),
+        ([1e5, 4e5, 1.6e6], None),  # bends upwards: no operations below none at N = 0
+    ],
+)
+def test_a_line_in_the_parameters_has_no_part_below_zero(per_token, line):
+    rows = pd.DataFrame({"N": [1e5, 2e5, 4e5], "D": 10.0, "M": 10.0, "K": 1.0, "questions": 5.0})
+    rows["flops.reader_warmup"] = [4.0 * f for f in per_token]
+    rows["flops.marginal"] = [6.0 * f for f in per_token]
+    costs = costs_of_records(rows)
+    if line is not None:
+        assert (costs.train_token, costs.train) == pytest.approx(line)
+    else:
+        assert costs.train_token == 0.0
+        assert 1.0 < costs.train < 4.0
+
+
+def test_operations_that_do_not_grow_with_the_parameters_are_refused():
+    rows = pd.DataFrame({"N": [1e5, 2e5], "D": 10.0, "M": 10.0, "K": 1.0, "questions": 5.0})
+    rows = rows.assign(**{"flops.reader_warmup": [2e6, 1e6], "flops.marginal": 0.0})
+    with pytest.raises(DataError, match=r"FLOPs of training do not grow with N in these runs; give costs\.train"):
+        costs_of_records(rows)
 
 
 def test_runs_without_flops_are_refused():
