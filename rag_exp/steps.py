@@ -41,6 +41,7 @@ from rag_exp.training.options import TrainingOptions, stage_optim
 VERSIONS = {
     "passages": 1,
     "manifest": 1,
+    "token_counts": 1,
     "nearness": 1,
     "questions": 1,
     "tokenizer": 1,
@@ -268,15 +269,18 @@ class _Planner:
         settings = {"asked": self.asked, **({"train": self.train} if "checkpoint" in self.roles else {})}
         tokenizer = {"tokenizer": self.roles["tokenizer"]} if "tokenizer" in self.roles else {}
         return {
-            name: _step(
-                "manifest",
-                {"size": setting.size},
-                {"passages": self.passages(setting), **tokenizer},
-                partial(builders.manifest, setting.size),
-            )
+            name: self._manifest(setting.size, {"passages": self.passages(setting), **tokenizer})
             for name, setting in settings.items()
             if setting.source != "none"
         }
+
+    @staticmethod
+    def _manifest(size: int | None, parents: dict[str, Step]) -> Step:
+        def token_counts(shard: int) -> Step:
+            return _step("token_counts", {"shard": shard}, parents, partial(builders.token_counts, shard))
+
+        counted = token_counts if "tokenizer" in parents else None
+        return _step("manifest", {"size": size}, parents, partial(builders.manifest, size, counted))
 
     def questions(self, setting: Setting) -> Step:
         """The questions, their gold passages found in the setting's corpus."""

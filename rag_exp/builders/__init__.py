@@ -6,6 +6,7 @@ rooms when a build runs, never to name a run.
 """
 
 from rag_exp.builders.embedding import embeddings
+from rag_exp.builders.manifests import manifest, token_counts
 from rag_exp.builders.parents import VectorSteps
 from rag_exp.builders.reading import checkpoint, evaluation, reader_warmup
 from rag_exp.builders.retrieval import (
@@ -13,7 +14,6 @@ from rag_exp.builders.retrieval import (
     encoder,
     exact,
     index,
-    manifest,
     nearness,
     pairs,
     passages,
@@ -49,6 +49,7 @@ __all__ = [
     "ranking",
     "reader_warmup",
     "released_encoder",
+    "token_counts",
     "tokenizer",
     "topk",
     "tuning",

@@ -86,33 +86,6 @@ def nearness(config: RunConfig, split: str, vectors: VectorSteps, build: Build) 
     write_json(build.folder / "manifest.json", build.stats)
 
 
-def manifest(size: int | None, build: Build) -> None:
-    """What exactly a corpus of ``size`` is: counts of its documents, passages, words and tokens, a digest of its ids.
-
-    Tokens are those of title and text, as the vocabulary of the corpus is trained on them; null without one.
-    """
-    from rag_exp.core.atomic import write_json
-    from rag_exp.data.tokenizer import TextTokenizer
-
-    table, folder = passage_table(build), tokenizer_folder(build)
-    passages, tokens = table.prefix_size(size), None
-    if folder is not None:
-        vocabulary = TextTokenizer.load(folder)
-        tokens = sum(
-            len(ids)
-            for _, batch in table.batches(passages)
-            for ids in vocabulary.encode([f"{title}\n{text}" for title, text in batch])
-        )
-    build.stats |= {
-        "documents": table.documents_in(passages),
-        "passages": passages,
-        "words": table.words_in(passages),
-        "tokens": tokens,
-        "digest": table.ids_digest(passages),
-    }
-    write_json(build.folder / "manifest.json", build.stats)
-
-
 def questions(config: RunConfig, build: Build) -> None:
     from rag_exp.data.questions import write_questions
 

@@ -310,12 +310,15 @@ class PassageTable:
             found.append([row for row, name in named if name == id or name.rpartition("#")[0] == id])
         return found
 
-    def batches(self, size: int | None = None, batch_rows: int = 8_192) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-        """(first row, [(title, text), ...]) over the first ``size`` rows (None: all), ``batch_rows`` at a time."""
+    def batches(
+        self, size: int | None = None, batch_rows: int = 8_192, first: int = 0
+    ) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+        """(first row, [(title, text), ...]) over the first ``size`` rows (None: all), ``batch_rows`` at a time, from
+        row ``first`` on."""
         import numpy as np
 
         stop = len(self) if size is None else min(size, len(self))
-        for start in range(0, stop, batch_rows):
+        for start in range(first, stop, batch_rows):
             yield start, self.texts(np.arange(start, min(start + batch_rows, stop)))
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
