@@ -168,7 +168,7 @@ def read_table(file: str) -> pd.DataFrame:
 
 def _mapped(table: pd.DataFrame, options: FileFit) -> tuple[dict[str, Any], list[str], list[str]]:
     """The data under the axes' names, the candidate forms, and the axes they read."""
-    from rag_exp.laws.definitions import SUFFIX
+    from rag_exp.laws.definitions import SUFFIX, not_said
     from rag_exp.laws.form import AXES
     from rag_exp.laws.forms import form_by_name
     from rag_exp.laws.rows import refuse_scores
@@ -211,6 +211,9 @@ def _mapped(table: pd.DataFrame, options: FileFit) -> tuple[dict[str, Any], list
         for said in (column + SUFFIX, key + SUFFIX):
             if said in there:
                 data[key + SUFFIX] = table[said].tolist()
+        if key != "loss" and key + SUFFIX not in data:
+            of = f"{column} of {Path(options.data).name}"
+            data[key + SUFFIX] = [not_said(of, options.units.get(key, 1.0))] * len(table)
     if not all(form.score for form in made):
         try:
             refuse_scores(options.y)

@@ -13,11 +13,12 @@ import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
 from rag_exp.laws.card import LawFit
+from rag_exp.laws.columns import column_of, listed, names_of, numbers, under_axes
 from rag_exp.laws.definitions import definitions_of
 from rag_exp.laws.fitting import Loss, fit
 from rag_exp.laws.forms import AXES, Form, form_by_name
 from rag_exp.laws.holdout import folds, holdouts_of, nearest_error
-from rag_exp.laws.rows import column_of, names_of, numbers, read_rows, row_labels, row_weights
+from rag_exp.laws.rows import read_rows, row_labels, row_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,7 @@ def compare(
     missing: Literal["error", "leave_out"] = "error",
     bootstrap: int = 0,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Fit every form without the held-out rows (the largest level of an axis), and measure it there.
 
@@ -55,7 +57,7 @@ def compare(
         fixed: parameters held at known values in every form that has them (a floor that is known exactly, say).
         bootstrap: replicates of every fit without its held-out rows, by ``cluster`` where given (0: none).
 
-    ``y``, ``loss``, ``delta``, ``weights``, ``cluster``, ``missing`` and ``seed`` are those of
+    ``y``, ``loss``, ``delta``, ``weights``, ``cluster``, ``missing``, ``seed`` and ``columns`` are those of
     :func:`rag_exp.laws.fit`.
 
     Returns:
@@ -76,15 +78,16 @@ def compare(
     if not candidates:
         raise LawError("compare needs at least one form.")
     _check_fixed(candidates, fixed)
-    columns = _columns(data, candidates, y)
-    axes = [a for a in columns if a != y]
+    data = under_axes(data, columns)
+    values = _columns(data, candidates, y)
+    axes = [a for a in values if a != y]
     definitions_of(data, axes)
-    n = len(columns[y])
+    n = len(values[y])
     given = {"weights": row_weights(data, weights, n)}
     if cluster is not None:
         given["cluster"] = row_labels(data, cluster, n, "cluster")
     read = [a for a in axes if any(a in f.variables for f in candidates)]
-    masks = {h: folds(h, columns, y) for h in holdouts_of(holdout, read)}
+    masks = {h: folds(h, values, y) for h in holdouts_of(holdout, read)}
     options: dict[str, Any] = {"y": y, "missing": missing}
     rows = []
     for form in candidates:
@@ -94,7 +97,7 @@ def compare(
         row |= {"rows": n, "rmse": None, "aicc": None}
         reasons = []
         try:
-            row |= _in_sample(fit(form, columns, loss="ls_log", weights=given["weights"], **options))
+            row |= _in_sample(fit(form, values, loss="ls_log", weights=given["weights"], **options))
         except LawError as e:
             reasons.append(str(e))
         errors = []
@@ -103,16 +106,16 @@ def compare(
             row |= {f"{name}.spread": None} if bootstrap else {}
             try:
                 parts = [
-                    fit(form, _take(columns, ~m), loss=loss, delta=delta, **options, **_take(given, ~m)) for m in held
+                    fit(form, _take(values, ~m), loss=loss, delta=delta, **options, **_take(given, ~m)) for m in held
                 ]
-                error = np.concatenate([_log_error(p, _take(columns, m), y) for p, m in zip(parts, held, strict=True)])
+                error = np.concatenate([_log_error(p, _take(values, m), y) for p, m in zip(parts, held, strict=True)])
             except LawError as e:
                 reasons.append(f"without {name.replace('_', ' ')}: {e}")
                 continue
             if bootstrap:
                 try:
                     spreads = [
-                        _variances(p, _take(columns, m), _take(given, ~m).get("cluster"), bootstrap, seed)
+                        _variances(p, _take(values, m), _take(given, ~m).get("cluster"), bootstrap, seed)
                         for p, m in zip(parts, held, strict=True)
                     ]
                     row[f"{name}.spread"] = float(np.sqrt(np.concatenate(spreads).mean()))
@@ -129,7 +132,7 @@ def compare(
         rows.append(row)
     rows.sort(key=lambda r: (r["heldout"] is None, r["heldout"] or 0.0))
     table = pd.DataFrame(rows).astype(object).where(lambda t: t.notna(), None)
-    table.attrs["nearest"] = {h: nearest_error(columns, m, y, axes, h) for h, m in masks.items()}
+    table.attrs["nearest"] = {h: nearest_error(values, m, y, axes, h) for h, m in masks.items()}
     return table
 
 
@@ -189,8 +192,8 @@ def _columns(data: Any, forms: list[Form], y: str) -> dict[str, np.ndarray]:
     wanted = dict.fromkeys(v for f in forms for v in f.variables)
     columns = {a: numbers(data[a], a) for a in dict.fromkeys([*wanted, *AXES]) if a in names}
     if not wanted.keys() & columns.keys():
-        shown = ", ".join(names[:30])
-        raise LawError(f"The data have none of the axes {', '.join(wanted)}. Columns: {shown or 'none'}.")
+        way = ", ".join(f"{a!r}: ..." for a in wanted)
+        raise LawError(f"The data have none of the axes {', '.join(wanted)}. {listed(names)} Say: columns={{{way}}}.")
     columns[y] = numbers(column_of(data, y, "y"), y)
     if not len(columns[y]):
         raise LawError("The data have no rows.")

@@ -18,7 +18,7 @@ from rag_exp.laws.sensitivity import across_losses
 if TYPE_CHECKING:
     import pandas as pd
 
-OF_BOTH = ("y", "loss", "delta", "fixed", "weights", "cluster", "missing")
+OF_BOTH = ("y", "loss", "delta", "fixed", "weights", "cluster", "missing", "columns")
 """Arguments of ``fit`` that decide what ``compare`` sees."""
 
 

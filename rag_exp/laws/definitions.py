@@ -59,6 +59,11 @@ def check_same(law: Mapping[str, str], data: Any, axes: Iterable[str], what: str
             raise LawError(f"{what}: {axis} is {said!r} here, but {law[axis]!r} in the law.")
 
 
+def not_said(column: str, units: float = 1.0) -> str:
+    """What a card says of an axis that is somebody's column, of whose meaning nothing is said."""
+    return f"column {column}{'' if units == 1 else f' times {units:g}'}, {UNKNOWN}"
+
+
 def _words(value: Any) -> str:
     return UNKNOWN if value is None or value != value or str(value) == "<NA>" else str(value)
 

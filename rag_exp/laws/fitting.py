@@ -14,6 +14,7 @@ import numpy as np
 import rag_exp
 from rag_exp.core.errors import LawError, did_you_mean
 from rag_exp.laws.card import LawFit
+from rag_exp.laws.columns import under_axes
 from rag_exp.laws.coverage import interval_coverage
 from rag_exp.laws.forms import AXES, Form, form_by_name
 from rag_exp.laws.problem import Problem
@@ -45,12 +46,15 @@ def fit(
     coverage: int = 0,
     missing: Literal["error", "leave_out"] = "error",
     unconverged: Literal["error", "leave_out"] = "error",
+    columns: Mapping[str, str] | None = None,
 ) -> LawFit:
     """Fit a law and certify its optimum.
 
     Args:
         form: a name (``"joint"``, ``"saturating(M)"``) or a :class:`rag_exp.laws.Form`.
-        data: a DataFrame or a mapping of arrays with the form's axes (N, D, M, K) and ``y``.
+        data: a DataFrame or a mapping of arrays with the form's axes (N parameters, D training tokens, M passages in
+            the corpus, K passages read) and ``y``.
+        y: the column that is fitted, in nats.
         loss: of the residuals: Huber, absolute or squared on log residuals, or squared on plain ones.
         delta: Huber's threshold, in log units.
         fixed: parameters held at known values (a floor that is known exactly, say).
@@ -71,6 +75,11 @@ def fit(
         missing: whether a null or NaN is an error, or leaves its row out with a reason on the card.
         unconverged: whether a replicate that does not meet its gradient is an error, or is left out and counted on
             the card. Those that fail are seldom like the others, so that intervals without them are narrow.
+        columns: the data's own names of axes: ``{"N": "params", "D": "tokens"}``.
+
+    Returns:
+        the law: ``params`` under the papers' names, ``intervals``, ``draws`` (one row per replicate), ``certificate``,
+        ``warnings``, ``predict`` and the fit card (``to_json``).
 
     Raises:
         LawError: the data cannot carry the form, or an optimisation did not meet its gradient.
@@ -80,6 +89,7 @@ def fit(
     if bootstrap_kind != "hierarchical" and not (seeds is None and questions is None):
         raise LawError("seeds and questions belong to bootstrap_kind='hierarchical'.")
     options = {"y": y, "loss": loss, "delta": delta, "fixed": fixed, "weights": weights}
+    data = under_axes(data, columns)
     problem = prepare(form, data, **options, cluster=cluster, seeds=seeds, missing=missing)  # type: ignore[arg-type]
     form, rows, held = problem.form, problem.rows, dict(problem.held)
     best, basins, certificate = problem.optimum()

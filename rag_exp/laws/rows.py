@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.columns import column_of, listed, names_of, numbers
 from rag_exp.laws.definitions import definitions_of
 from rag_exp.laws.form import Form
 
@@ -93,9 +94,10 @@ def read_rows(
     columns: dict[str, np.ndarray] = {}
     for name in (*form.variables, y):
         if name not in names:
+            way = "y=" if name == y else f"columns={{{name!r}: ...}}"
             raise LawError(
                 f"Form {form.label} needs the column {name!r}, which the data do not have.{did_you_mean(name, names)} "
-                f"Columns: {', '.join(names[:30])}{', ...' if len(names) > 30 else ''}."
+                f"{listed(names)} Where it has another name, say so: {way}."
             )
         columns[name] = numbers(data[name], name)
     lengths = {name: len(v) for name, v in columns.items()}
@@ -167,33 +169,6 @@ def check_rows(form: Form, rows: Rows, free: int, fixed: Mapping[str, float]) ->
         raise LawError(f"The losses are constant ({rows.y_n[0]:g} in all {len(rows)} rows): there is nothing to fit.")
     if len(rows) < free:
         raise LawError(f"{form.label} has {free} free parameters, but the data have only {len(rows)} rows.")
-
-
-def names_of(data: Any) -> list[str]:
-    """The columns of a DataFrame or a mapping.
-
-    Raises:
-        LawError: the data are neither.
-    """
-    if not hasattr(data, "keys"):
-        raise LawError(
-            f"data must be a DataFrame or a mapping of columns to values, not a {type(data).__name__} (of records: "
-            "pandas.DataFrame(records))."
-        )
-    return [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
-
-
-def numbers(column: Any, name: str) -> np.ndarray:
-    """A column with NaN for what is missing.
-
-    Raises:
-        LawError: it holds something that is not a number.
-    """
-    try:
-        values = [math.nan if v is None or str(v) == "<NA>" else float(v) for v in column]
-    except (TypeError, ValueError) as e:
-        raise LawError(f"Column {name!r} holds something that is not a number ({e}).") from e
-    return np.array(values, dtype=float)
 
 
 def _usable(
@@ -278,18 +253,6 @@ def row_labels(data: Any, column: str | Sequence[Any], n: int, what: str) -> np.
     if len(labels) != n:
         raise LawError(f"{len(labels)} {what} labels for {n} rows.")
     return np.unique(labels, return_inverse=True)[1]
-
-
-def column_of(data: Any, name: str, what: str) -> Any:
-    """A column of the data, which is asked for as ``what``.
-
-    Raises:
-        LawError: there is none of this name.
-    """
-    names = names_of(data)
-    if name not in names:
-        raise LawError(f"{what}: the data have no column {name!r}.{did_you_mean(name, names)}")
-    return data[name]
 
 
 def _reasons(left_out: list[dict[str, Any]]) -> str:

@@ -113,6 +113,15 @@ def test_rows_of_a_file_that_mean_different_things_by_an_axis_are_refused(place,
     assert "do not mean the same by N: 'with embeddings' in rows 0, 1" in capsys.readouterr().err
 
 
+def test_the_card_claims_no_definition_that_nobody_gave(place):
+    table(tokens_definition="all tokens, repeats too").to_csv("runs.csv", index=False)
+    assert cli.main(["fit", *WORDS, "law=chinchilla,chinchilla_tied", "bootstrap=0", "acceptable=1e9"]) == 0
+    law = StudyFits.load(place / "fits" / "runs").fits[0].law
+    for one in (law, *law.alternatives):
+        assert one.definitions["N"] == "column params of runs.csv times 1e+06, not said"
+        assert one.definitions["D"] == "all tokens, repeats too"
+
+
 def test_a_column_with_a_slash_makes_no_folder(place):
     table().rename(columns={"final": "val/loss"}).to_csv("runs.csv", index=False)
     words = [w for w in WORDS if not w.startswith("y=")]
