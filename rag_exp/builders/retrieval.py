@@ -62,7 +62,10 @@ def passages(config: RunConfig, corpus: Any, splits: tuple[str, ...], build: Bui
 
 
 def nearness(config: RunConfig, split: str, vectors: VectorSteps, build: Build) -> None:
-    """How near each document is to the questions of ``split`` by vectors, documents in the order of the passages."""
+    """How near each document is to the questions of ``split`` by vectors, documents in the order of the passages.
+
+    Passages are embedded wherever embeddings are made, on the cluster too; the search is here.
+    """
     import numpy as np
 
     from rag_exp.core.atomic import write_json

@@ -56,7 +56,6 @@ def search_assigned(
     assert lists_QP.shape == scores_QP.shape == (len(queries_QD), held.nprobe)
     scores, ids = np.empty((len(queries_QD), k), np.float32), np.empty((len(queries_QD), k), np.int64)
     lists, centroids = np.ascontiguousarray(lists_QP, np.int64), np.ascontiguousarray(scores_QP, np.float32)
-    given, found = (queries_QD, lists, centroids), (scores, ids)
-    queries_at, *known_at = map(faiss.swig_ptr, given)
-    native.search_preassigned_c(len(queries_QD), queries_at, k, *known_at, *map(faiss.swig_ptr, found), False, held)
+    asked, *others = map(faiss.swig_ptr, (queries_QD, lists, centroids, scores, ids))
+    native.search_preassigned_c(len(queries_QD), asked, k, *others, False, held)
     return scores, ids
