@@ -160,7 +160,9 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
     if "tuning" in stats:
         metrics["tuning_recall@k"] = stats["tuning"]["recall"]
     parts = ("embeddings", "index_shards")
-    shards = {f"{part}/{i}": shard for part in parts for i, shard in enumerate(index.get(part, []))}
+    pieces = {f"{part}/{i}": shard for part in parts for i, shard in enumerate(index.get(part, []))}
+    if "quantizer" in index:  # what the index's shards were filled from
+        pieces["quantizer"] = index["quantizer"]
     # A stage that was killed and resumed knows its whole time; the artifact's is that of the last process.
     seconds: dict[str, float | None] = {
         role: a.stats["seconds"] if role in TRAINED else a.seconds for role, a in made.items()
@@ -169,13 +171,13 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
         if "build_seconds_reason" in a.stats:  # opened, not built
             seconds[role], nulls[f"seconds.{role}"] = None, a.stats["build_seconds_reason"]
     return {
-        "artifacts": {**keys(steps), **{role: shard["key"] for role, shard in shards.items()}},
+        "artifacts": {**keys(steps), **{role: piece["key"] for role, piece in pieces.items()}},
         "sizes": sizes,
         "corpora": corpora,
         "parameters": parameters,
         "flops": flops,
-        "bytes": {**{role: a.bytes for role, a in made.items()}, **{r: s["bytes"] for r, s in shards.items()}},
-        "seconds": {**seconds, **{role: shard["seconds"] for role, shard in shards.items()}},
+        "bytes": {**{role: a.bytes for role, a in made.items()}, **{r: p["bytes"] for r, p in pieces.items()}},
+        "seconds": {**seconds, **{role: piece["seconds"] for role, piece in pieces.items()}},
         "search": search,
         "metrics": metrics,
         "nulls": nulls,

@@ -77,7 +77,7 @@ def _data_problems(config: RunConfig, steps: RunSteps, store: Store) -> list[str
             where = "evaluation.index" if role and config.evaluation.index is not None else "index"
             found.append(
                 f"{where}.mode: iso_recall measures recall on questions of split {TUNING_SPLIT}, and there are none; "
-                f"use {where}.mode=fixed."
+                f"use {where}.mode=fixed, or set questions.tuning where the questions have it (points, judged)."
             )
         if setting.source == "oracle" and not any(splits[split].gold):
             found.append(f"source=oracle: no question of split {split} names a gold passage.")

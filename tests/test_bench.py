@@ -129,3 +129,21 @@ def test_a_run_file_that_is_not_there_is_said_before_any_work(place, capsys):
     assert cli.main(["run", "debug=tiny", "retrieval=run", "retrieval.runs=[nowhere.trec]"]) == 2
     assert "retrieval.runs: no file 'nowhere.trec'" in capsys.readouterr().err
     assert not (place / "outputs" / "store" / "objects").exists()
+
+
+def test_points_tune_a_dial_on_queries_that_are_not_asked(place):
+    tuned = ["index=ivf", "index.nlist=8", "index.mode=iso_recall", "index.recall_target=0.9", "questions.tuning=40"]
+    assert cli.main(["bench", *POINTS, *tuned]) == 0
+    (record,) = records(place)
+    assert record.search["tuning_questions"] == 40
+    assert record.search["tuning_reached"] is True
+    assert record.sizes["questions"] == 20
+
+
+def test_an_index_in_shards_is_recorded_with_what_its_shards_learnt_from(place):
+    assert cli.main(["bench", *POINTS, "index=ivf", "index.nlist=8", "retrieval.shards=2"]) == 0
+    (record,) = records(place)
+    for name in ("quantizer", "index_shards/0", "index_shards/1"):
+        assert record.seconds[name] > 0
+        assert record.bytes[name] > 0
+        assert name in record.artifacts

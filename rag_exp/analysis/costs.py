@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SIDE = 260
+SHAPES = ("circle", "diamond", "square", "triangle-up")  # tell apart the index types that share a colour
 
 
 def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple[Any, str] | None:
@@ -43,8 +44,7 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
     absent = sorted(set(timed["index"]) - set(known["index"]))
     # The same index asked by several generators is one index: its search was timed once.
     width = known["index_bytes_per_passage"] if "index_bytes_per_passage" in known else float("nan")
-    built = known["seconds.index"] if "seconds.index" in known else float("nan")
-    per_index = known.assign(bytes=width * known["M"], built=built)
+    per_index = known.assign(bytes=width * known["M"], built=build_seconds(known))
     keys = ["index", "M", recall, "K"]
     per_index = per_index.groupby(keys, as_index=False).agg(
         speed=("queries_per_second", "median"),
@@ -56,8 +56,9 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
     color = alt.Color(
         "index:N",
         scale=alt.Scale(domain=kinds, range=[colors[k] for k in kinds]),
-        legend=alt.Legend(title="Index"),
+        legend=alt.Legend(title="Index", symbolLimit=0),
     )
+    shape = alt.Shape("index:N", scale=alt.Scale(domain=kinds, range=shapes([colors[k] for k in kinds])))
     low = min(per_index[recall])
     y = alt.Y(
         f"{theme_escape(recall)}:Q",
@@ -91,7 +92,7 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
         if not len(part):
             continue
         part = part.assign(best=undominated(part, recall, column, more_is_better=column == "speed"))
-        x = theme.log_axis(column, part[column].tolist(), title)
+        x = theme.log_axis(column, part[column].tolist(), title, form="~g" if column == "built" else "~s")
         base = alt.Chart(pd.DataFrame(part)).encode(x=x, y=y if not panels else y.title(""), color=color)
         line = base.mark_line(strokeWidth=1.5, opacity=0.55).encode(detail=detail, order=order)
         tips = [
@@ -103,9 +104,9 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
             alt.Tooltip("built:Q", title="seconds to build", format=".3~g"),
             alt.Tooltip("runs:Q", title="runs that asked it"),
         ]
-        pale = alt.condition("datum.best", alt.value(1.0), alt.value(0.25))
+        pale = alt.condition("datum.best", alt.value(1.0), alt.value(0.35))
         dots = base.mark_point(filled=True, stroke="white", strokeWidth=1)
-        dots = dots.encode(size=sizes, tooltip=tips, opacity=pale)
+        dots = dots.encode(size=sizes, shape=shape, tooltip=tips, opacity=pale)
         panels.append(alt.layer(line, dots).properties(width=SIDE, height=SIDE * 0.8))
     caption = (
         f"{theme.label(recall)}, at the passages read (K). Each point is an index of one corpus size, larger points "
@@ -122,7 +123,25 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
         caption += (
             f" Not shown, since {'it has' if len(absent) == 1 else 'they have'} no such recall: {', '.join(absent)}."
         )
-    return alt.hconcat(*panels, spacing=28), caption
+    said = alt.Title("", subtitle="pale: beaten in recall and cost alike by another index of the same size")
+    return alt.hconcat(*panels, spacing=28, title=said), caption
+
+
+def build_seconds(rows: pd.DataFrame) -> pd.Series:
+    """What an index took to build, seconds: with its shards and what these were learnt with, where it has any."""
+    import pandas as pd
+
+    parts = [
+        c for c in rows if str(c).partition("/")[0] in ("seconds.index", "seconds.index_shards", "seconds.quantizer")
+    ]
+    if "seconds.index" not in parts:
+        return pd.Series(float("nan"), rows.index)
+    return rows[parts].astype(float).sum(axis=1).where(rows["seconds.index"].notna())
+
+
+def shapes(colors: list[str]) -> list[str]:
+    """A shape for each of ``colors``, so that no two points look alike."""
+    return [SHAPES[colors[:i].count(color) % len(SHAPES)] for i, color in enumerate(colors)]
 
 
 def undominated(rows: pd.DataFrame, recall: str, cost: str, more_is_better: bool) -> list[bool]:

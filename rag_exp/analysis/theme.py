@@ -153,8 +153,11 @@ def configure(chart: Any) -> Any:
     )
 
 
-def log_axis(column: str, values: Sequence[float], title: str | None = None, right: float = 0.05) -> Any:
-    """An x encoding of a logarithmic axis with round ticks and SI labels; ``right`` is the air at its right end."""
+def log_axis(
+    column: str, values: Sequence[float], title: str | None = None, right: float = 0.05, form: str = "~s"
+) -> Any:
+    """An x encoding of a logarithmic axis with round ticks and SI labels (or ``form``'s); ``right`` is the air at its
+    right end."""
     import altair as alt
 
     low, high = padded(values, 0.05, log=True)
@@ -163,7 +166,7 @@ def log_axis(column: str, values: Sequence[float], title: str | None = None, rig
         f"{column}:Q",
         title=title or label(column),
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=log_ticks(low, high), format="~s", grid=False, labelOverlap=False),
+        axis=alt.Axis(values=log_ticks(low, high), format=form, grid=False, labelOverlap=False),
     )
 
 

@@ -17,10 +17,10 @@ from rag_exp.builders.parents import (
     training_questions,
     vector_blocks,
 )
-from rag_exp.builders.sharding import open_index, shards_of
+from rag_exp.builders.sharding import open_index, quantizer_of, shards_of
 from rag_exp.core.errors import DataError
 from rag_exp.core.rng import derive
-from rag_exp.core.store import Build
+from rag_exp.core.store import Artifact, Build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,14 +189,17 @@ def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, buil
         shares = [min(1.0, (size - i * SHARD_ROWS) / a.stats["passages"]) for i, a in enumerate(made)]
         build.stats["embedding_flops"] = sum(s * a.stats["flops"] for s, a in zip(shares, made, strict=True))
         build.stats["embedding_seconds"] = sum(s * a.seconds for s, a in zip(shares, made, strict=True))
-        build.stats["embeddings"] = [{"key": a.key, "bytes": a.bytes, "seconds": a.seconds} for a in made]
+        build.stats["embeddings"] = [_cost(a) for a in made]
         build.stats["parameters"] = config.encoder.parameter_counts(config.tokenizer.vocab_size)
     if setting.shards > 1 and vectors is not None and setting.index.stores_vectors:
         from rag_exp.retrieval.sharded import sharded_stats
 
         shards = shards_of(config, vectors, setting.shards, build)
         build.stats |= sharded_stats([a.stats for a in shards])
-        build.stats["index_shards"] = [{"key": a.key, "bytes": a.bytes, "seconds": a.seconds} for a in shards]
+        build.stats["index_shards"] = [_cost(a) for a in shards]
+        learnt = quantizer_of(vectors, build)
+        if learnt is not None:
+            build.stats["quantizer"] = _cost(learnt)
         (build.folder / "in_shards").touch()
         return
     if setting.index.needs == "both":
@@ -215,6 +218,10 @@ def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, buil
         built.save(build.folder)
     else:
         (build.folder / "reads_embeddings").touch()
+
+
+def _cost(made: Artifact) -> dict[str, Any]:
+    return {"key": made.key, "bytes": made.bytes, "seconds": made.seconds}
 
 
 def tuning(config: RunConfig, setting: Setting, vectors: VectorSteps, build: Build) -> None:

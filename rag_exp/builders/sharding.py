@@ -88,7 +88,8 @@ def _open_shards(
         made, trained = [build.parent("index")], None
         if shards > 1:
             made = shards_of(config, vectors, shards, build)
-            trained = _quantizer_folder(vectors, build)
+            learnt = quantizer_of(vectors, build)
+            trained = None if learnt is None else learnt.path.resolve()
         folders = _folders(made)
         places = [
             ShardPlace(share, setting.index, folder, trained=trained, selected=selected)
@@ -102,11 +103,11 @@ def _open_shards(
     return LocalShards(places) if on_ray is None else RayShards(places, on_ray)
 
 
-def _quantizer_folder(vectors: VectorSteps, build: Build) -> Path | None:
-    """Where that lies which all shards were filled from; None where each learnt for itself."""
+def quantizer_of(vectors: VectorSteps, build: Build) -> Artifact | None:
+    """What all shards were filled from; None where each learnt for itself."""
     assert vectors.index_shards is not None
     step = vectors.index_shards(0, 1).parents.get("quantizer")
-    return None if step is None else build.ensure(step).path.resolve()
+    return None if step is None else build.ensure(step)
 
 
 def _folders(made: list[Any]) -> tuple[Path, ...]:

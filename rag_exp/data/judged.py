@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from rag_exp.core.errors import DataError
-from rag_exp.core.fingerprint import ContentDigests
+from rag_exp.core.fingerprint import ContentDigests, digest
 from rag_exp.core.options import NEUTRAL
 from rag_exp.data.jsonl import read_lines
 from rag_exp.data.sources import CORPORA, QUESTIONS, CorpusOptions, Document, Passage, Question, QuestionOptions
@@ -85,9 +85,25 @@ class JudgedQuestions(QuestionOptions):
         "given", description="in_order: qrels count the queries of the file from 1, whatever their own numbers are"
     )
     least_grade: float = Field(1.0, gt=0, description="documents judged below it are not relevant")
+    tuning: int = Field(
+        0,
+        ge=0,
+        description="queries of the train split that index.mode=iso_recall tunes on: unjudged ones, then judged ones, "
+        "which are not judged then; by a hash of their ids",
+    )
+
+    def identity(self, *leave_out: str) -> dict[str, Any]:
+        """The identity, without a split that is not asked for."""
+        found = super().identity(*leave_out)
+        if not self.tuning:
+            del found["tuning"]
+        return found
 
     def problems(self) -> list[str]:
-        return [*missing([self.queries], "questions.queries"), *missing([self.qrels], "questions.qrels")]
+        found = [*missing([self.queries], "questions.queries"), *missing([self.qrels], "questions.qrels")]
+        if self.tuning and self.split == "train":
+            found.append("questions.split: train: there are the queries of questions.tuning; name it otherwise.")
+        return found
 
     def content(self, digests: ContentDigests) -> dict[str, Any]:
         return {"queries": digests.of(self.queries), "qrels": digests.of(self.qrels)}
@@ -101,10 +117,15 @@ class JudgedQuestions(QuestionOptions):
                 f"{self.qrels}: {len(unknown)} judged queries are not in {self.queries}, first {unknown[0]!r}. "
                 "Does questions.numbered=in_order fit (qrels that count the queries from 1)?"
             )
+        relevant = {id: {d: g for d, g in judged.get(id, {}).items() if g >= self.least_grade} for id in asked}
+        tuning = set(sorted(asked, key=lambda id: (bool(relevant[id]), digest(id), id))[: self.tuning])
+        if self.tuning and not any(grades for id, grades in relevant.items() if id not in tuning):
+            raise DataError(f"questions.tuning: {self.tuning} of {len(asked)} queries leaves none to be judged on.")
         for id, text in asked.items():
-            relevant = {d: g for d, g in judged.get(id, {}).items() if g >= self.least_grade}
-            if relevant:  # a query that nobody judged says nothing of a search
-                yield Question(id, text, (), tuple(relevant), self.split, grades=tuple(relevant.values()))
+            if id in tuning:
+                yield Question(id, text, (), (), "train")
+            elif relevant[id]:  # a query that nobody judged says nothing of a search
+                yield Question(id, text, (), tuple(relevant[id]), self.split, grades=tuple(relevant[id].values()))
 
     def _queries(self) -> Iterator[tuple[str, str]]:
         for number, (id, text) in enumerate(self._listed(), start=1):

@@ -47,17 +47,24 @@ class PointsQuestions(QuestionOptions):
     answered: ClassVar[bool] = False
 
     kind: Literal["points"] = "points"
-    queries: int = Field(1_000, ge=1, description="how many there are")
-    split: str = Field("dev", min_length=1, description="the split that all of them are")
+    queries: int = Field(1_000, ge=1, description="how many are asked")
+    split: str = Field("dev", min_length=1, description="the split that those are")
+    tuning: int = Field(512, ge=0, description="further ones, of the train split: index.mode=iso_recall tunes on them")
 
     def misfits(self, corpus: CorpusOptions) -> list[str]:
         if isinstance(corpus, PointsCorpus):
             return []
         return ["questions: points are asked of points; use corpus=points, or questions that belong to the corpus."]
 
+    def problems(self) -> list[str]:
+        if self.split == "train" and self.tuning:
+            return ["questions.split: train: there are the queries of questions.tuning; name it otherwise."]
+        return []
+
     def content(self, digests: ContentDigests) -> dict[str, Any]:
         return {}
 
     def questions(self) -> Iterator[Question]:
-        for number in range(self.queries):
-            yield Question(f"query {number}", str(number), (), split=self.split)
+        for number in range(self.queries + self.tuning):
+            split = self.split if number < self.queries else "train"
+            yield Question(f"query {number}", str(number), (), split=split)

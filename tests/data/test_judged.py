@@ -92,3 +92,26 @@ def test_cranfield_is_read_whole():
     assert (len(corpus), len(questions)) == (1400, 225)
     assert sum(len(q.gold_ids) for q in questions) == 1612
     assert sorted({g for q in questions for g in q.grades}) == [1.0, 3.0]
+
+
+def test_queries_to_tune_on_are_unjudged_ones_first_and_are_not_judged(tmp_path, qrels):
+    queries = write(tmp_path, "q.tsv", "1\tx\n2\ty\n3\tnobody judged it\n")
+    one, two, three = asked(queries, qrels, tuning=1)
+    assert [(q.id, q.split) for q in (one, two, three)] == [("1", "test"), ("2", "test"), ("3", "train")]
+    assert (three.gold_ids, three.grades) == ((), ())
+    kept = asked(queries, qrels, tuning=2)
+    assert sorted(q.split for q in kept) == ["test", "train", "train"]
+    assert {q.id for q in kept if q.split == "train"} > {"3"}
+    with pytest.raises(DataError, match=r"questions.tuning: 3 of 3 queries leaves none"):
+        asked(queries, qrels, tuning=3)
+
+
+def test_queries_that_tune_are_not_asked(tmp_path, qrels):
+    options = JudgedQuestions(queries=write(tmp_path, "q.tsv", "1\tx\n2\ty\n"), qrels=qrels, split="train", tuning=1)
+    (problem,) = options.problems()
+    assert problem.startswith("questions.split: train: there are the queries of questions.tuning")
+
+
+def test_without_queries_to_tune_on_the_identity_is_as_it_was(tmp_path, qrels):
+    assert "tuning" not in JudgedQuestions(queries="q", qrels=qrels).identity()
+    assert JudgedQuestions(queries="q", qrels=qrels, tuning=5).identity()["tuning"] == 5

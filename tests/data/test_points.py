@@ -11,7 +11,7 @@ def test_points_are_documents_of_their_own():
 
 
 def test_queries_have_numbers_and_no_answers():
-    (one,) = PointsQuestions(queries=1).questions()
+    (one,) = PointsQuestions(queries=1, tuning=0).questions()
     assert (one.id, one.question, one.answers, one.gold_ids) == ("query 0", "0", (), ())
 
 
@@ -27,3 +27,11 @@ def test_points_have_no_words_and_no_gold_to_be_put_in_order_by():
     ]
     (problem,) = PointsCorpus(growth="distractor", distractors="bm25").problems()
     assert problem.startswith("corpus.growth: distractor: no query of points has gold")
+
+
+def test_further_queries_tune_and_are_not_asked():
+    found = [(q.id, q.split) for q in PointsQuestions(queries=1, tuning=2).questions()]
+    assert found == [("query 0", "dev"), ("query 1", "train"), ("query 2", "train")]
+    assert PointsQuestions().problems() == []
+    assert PointsQuestions(split="train").problems()[0].startswith("questions.split: train:")
+    assert PointsQuestions(split="train", tuning=0).problems() == []
