@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FOLDER = "fits"
 FITS_VERSION = 5  # of what a fit card holds; cards of another version are made anew
 FACTORISED = "factorised"
-FACTORS_VERSION = 2  # the same of the factorised law's card
+FACTORS_VERSION = 3  # the same of the factorised law's card
 MIN_LEVELS = 3
 MIN_CLUSTERS = 4
 SETTINGS = ("index", "growth", "K", "K_train")

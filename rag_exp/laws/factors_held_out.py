@@ -36,7 +36,8 @@ def leave_index_out(data: Any, joint: Sequence[str] = (), **options: Any) -> lis
 
     Returns:
         per index type that is not exact: ``index``, ``rows``, ``rmse`` of log(prediction / loss), or of the differences
-        for a score, ``rmse_as_exact``, and of the joint law ``rmse_joint`` and its ``form``; or a ``reason``.
+        for a score, ``rmse_measured`` where not its recall but how often it finds gold is measured (a search without a
+        reader), ``rmse_as_exact``, and of the joint law ``rmse_joint`` and its ``form``; or a ``reason``.
     """
     points = _points(data, options)
     kinds, recall = points.labels("index"), points.numbers("index_recall@k")
@@ -46,10 +47,12 @@ def leave_index_out(data: Any, joint: Sequence[str] = (), **options: Any) -> lis
     out = []
     for kind in sorted({str(k) for k, r in zip(kinds, recall, strict=True) if r < EXACT}):
         held = np.array([str(k) == kind for k in kinds]) & ~np.isnan(recall)
-        row: dict[str, Any] = {"index": kind, "rows": int(held.sum()), "rmse": None, "rmse_as_exact": None}
+        row: dict[str, Any] = {"index": kind, "rows": int(held.sum())}
+        row |= dict.fromkeys(("rmse", "rmse_measured", "rmse_as_exact"))
         try:
             law, asked = _fitted_without(points, held, options), _asked(points, held, options)
             as_exact = {k: v for k, v in asked.items() if k not in SEARCHES}
+            row["rmse_measured"] = _error(law, {**asked, "gold_found": _share(points)[held]}, options)
             row |= {"rmse": _error(law, asked, options), "rmse_as_exact": _error(law, as_exact, options)}
         except LawError as e:
             row["reason"] = str(e)
@@ -69,8 +72,7 @@ def leave_largest_out(
 
     Returns:
         ``axis``, ``levels``, ``rows`` held out, and errors as in :func:`leave_index_out`: ``rmse`` (index recall is as
-        measured), ``rmse_measured`` where it is also measured how often gold is read, which takes a search and no
-        reader, and ``rmse_joint`` with its ``form``; or a ``reason``.
+        measured), ``rmse_measured``, and ``rmse_joint`` with its ``form``; or a ``reason``.
 
     Raises:
         LawError: the axis is not in the data.
@@ -86,9 +88,7 @@ def leave_largest_out(
     row |= {"rmse": None, "rmse_measured": None}
     try:
         law, asked = _fitted_without(points, held, options), _asked(points, asked_of, options)
-        share = points.share()
-        assert share is not None  # the law was fitted to it
-        row["rmse_measured"] = _error(law, {**asked, "gold_found": share[asked_of]}, options)
+        row["rmse_measured"] = _error(law, {**asked, "gold_found": _share(points)[asked_of]}, options)
         row["rmse"] = _error(law, asked, options)
     except LawError as e:
         row["reason"] = str(e)
@@ -101,6 +101,12 @@ def _points(data: Any, options: dict[str, Any]) -> Points:
 
 def _metric(options: dict[str, Any]) -> str:
     return str(options.get("metric", "nll"))
+
+
+def _share(points: Points) -> np.ndarray:
+    share = points.share()
+    assert share is not None  # a law was fitted to it
+    return share
 
 
 def _curve(points: Points, among: np.ndarray, *columns: str) -> np.ndarray:

@@ -86,6 +86,12 @@ def test_each_replicate_is_the_fit_of_its_own_data():
         np.testing.assert_allclose(law.draws_Rp[r], list(alone.params.values()), rtol=1e-4)
 
 
+def test_intervals_are_the_percentiles_of_the_draws_at_their_level():
+    law = fit("joint", data(), bootstrap=80, bootstrap_kind="wild", loss="ls_log", level=0.8)
+    for name, interval in law.intervals.items():
+        assert interval == pytest.approx(np.quantile(law.draws[name], [0.1, 0.9]), rel=1e-8), name
+
+
 def test_a_seed_gives_the_same_draws_and_another_seed_gives_others():
     a, b, c = (fit("joint", data(), bootstrap=60, seed=s, delta=0.02).draws_Rp for s in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
