@@ -6,17 +6,24 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rag_exp.builders.embedding import embedding_trainer
 from rag_exp.config import RunConfig
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.encoders import passage_text
 
+if TYPE_CHECKING:
+    from rag_exp.builders.workers import Seat
+    from rag_exp.retrieval.encoder import Encoder
+
 _SIDE = 1024  # of the square matrices that are multiplied
 _CHUNK = 1 << 24  # bytes written at once
 _MOST_WRITTEN = 1 << 30  # bytes
-_TEXTS = 256  # that are embedded, again and again
+_TEXTS, _MOST_TEXTS = 256, 4_096  # that are embedded at once, and in all
 
 
 def matrix_rate(seconds: float, threads: int | None) -> float:
@@ -54,26 +61,61 @@ def disk_rate(seconds: float, folder: Path) -> float:
 
 
 def embedding_rate(config: RunConfig, seconds: float) -> float:
-    """Tokens a second that the run's encoder embeds, of the first passages of its corpus.
+    """Tokens a second that the run's encoder embeds, of the first passages of its corpus, on as many devices and by as
+    many processes as the run would use, all at once.
 
-    A static encoder, whose work is tokenizing, gets a vocabulary of those passages.
+    A static encoder, whose work is tokenizing, gets a vocabulary of some of those passages.
 
     Raises:
         DataError: the corpus cannot be read, or is empty.
     """
+    from rag_exp.builders.parents import on_device
+    from rag_exp.builders.workers import Workers
     from rag_exp.data.tokenizer import train_bpe
-    from rag_exp.training.threads import torch_threads
+    from rag_exp.training.threads import shared_threads
 
-    texts = list(itertools.islice(_texts(config), _TEXTS))
+    texts = list(itertools.islice(_texts(config), _MOST_TEXTS))
     if not texts:
         raise DataError("corpus: it is empty; there is nothing to measure embedding on.")
-    with tempfile.TemporaryDirectory() as place, torch_threads(config.trainer.threads):
+    trainer, size = embedding_trainer(config), config.tokenizer.vocab_size
+    devices = trainer.embedding_devices()
+    with tempfile.TemporaryDirectory() as place:
         folder = Path(place) if config.encoder.needs_tokenizer else None
         if folder is not None:
-            train_bpe(texts, config.tokenizer.vocab_size, folder)
-        encoder = config.encoder.create(folder, config.tokenizer.vocab_size, 0)
-        tokens = encoder.encode_counted(texts, "passage")[1]
-        return tokens * _per_second(lambda: encoder.encode_counted(texts, "passage"), seconds)
+            train_bpe(texts[:_TEXTS], size, folder)
+        if len(devices) == 1:
+            with on_device(trainer, config.encoder.create(folder, size, 0)) as made:
+                return _tokens_per_second(made, texts, seconds)
+        with Workers(devices, shared_threads(trainer.threads, len(devices))) as processes:
+            create = partial(config.encoder.create, folder, size, 0)
+            each = [(create, texts[n :: len(devices)], seconds, len(devices)) for n in range(len(devices))]
+            return sum(processes.map(_rate_beside_others, each, lambda _: None))
+
+
+def _rate_beside_others(
+    seat: Seat, create: Callable[[], Encoder], texts: Sequence[str], seconds: float, processes: int
+) -> float:
+    """:func:`_tokens_per_second` of one of several processes, which begin when all of them are ready."""
+    import torch
+
+    torch.set_num_threads(seat.threads)
+    made = create().to(seat.device)
+    seat.count(1)
+    while seat.done.value < processes:
+        time.sleep(0.01)
+    return _tokens_per_second(made, texts, seconds)
+
+
+def _tokens_per_second(encoder: Encoder, texts: Sequence[str], seconds: float) -> float:
+    """Over texts that are new to ``encoder``, until they or the ``seconds`` are at an end."""
+    parts = [texts[at : at + _TEXTS] for at in range(0, len(texts), _TEXTS)]
+    encoder.encode(parts[0], "passage")  # the first call does what no other does
+    start, tokens = time.perf_counter(), 0
+    for part in parts[1:] or parts:
+        tokens += encoder.encode_counted(part, "passage")[1]
+        if time.perf_counter() - start >= seconds:
+            break
+    return tokens / (time.perf_counter() - start)
 
 
 def embedding_rates(configs: Mapping[str, RunConfig], seconds: float) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rag_exp import cli
+from rag_exp.calibration import embedding_rate
 from rag_exp.config import compose
 from rag_exp.core.errors import ConfigError
 from rag_exp.plan import measured_rates, plan_options
@@ -318,3 +319,18 @@ def test_this_machine_is_measured(place, words):
     assert list(rates.tokens) == [study.points[0].config.encoder.model_dump_json()]
     assert min(rates.tokens.values()) > 100
     assert not [f for f in place.rglob("*") if f.is_file() and f.name != "digests.json"]  # nothing is kept
+
+
+def test_embedding_is_measured_by_as_many_processes_as_share_it(place, monkeypatch):
+    from rag_exp.builders.workers import Workers
+
+    asked, work = [], Workers.map
+
+    def noted(self, function, tasks, progress):
+        asked.extend(tasks)
+        return work(self, function, tasks, progress)
+
+    monkeypatch.setattr(Workers, "map", noted)
+    config = expand([*POINTS, "corpus.points=300", "trainer.embedders=2"]).points[0].config
+    assert embedding_rate(config, 0.05) > 100
+    assert [len(texts) for _, texts, *_ in asked] == [150, 150]

@@ -45,9 +45,7 @@ def embeddings(config: RunConfig, shard: int, known: Callable[[int], Step] | Non
     if known is not None:
         build.stats |= _moved(config, known, shard * SHARD_ROWS, build)
         return
-    tokenizer, on_ray = tokenizer_folder(build), config.retrieval.on_ray
-    # A task of the cluster embeds alone: there are as many at a time as it has room for.
-    trainer = config.trainer if on_ray is None else config.trainer.model_copy(update={"embedders": 1})
+    tokenizer = tokenizer_folder(build)
     job = EmbedJob(
         encoder=config.encoder,
         weights=encoder_folder(build, "passage").resolve(),
@@ -56,9 +54,15 @@ def embeddings(config: RunConfig, shard: int, known: Callable[[int], Step] | Non
         first=shard * SHARD_ROWS,
         end=min((shard + 1) * SHARD_ROWS, size),
         folder=build.folder.resolve(),
-        trainer=trainer,
+        trainer=embedding_trainer(config),
     )
-    build.stats |= run_on(on_ray, job)
+    build.stats |= run_on(config.retrieval.on_ray, job)
+
+
+def embedding_trainer(config: RunConfig) -> TrainerOptions:
+    """What a job that embeds is to use: on a cluster one process, of which there are as many as it has room for."""
+    alone = {"embedders": 1} if config.retrieval.on_ray is not None else {}
+    return config.trainer.model_copy(update=alone)
 
 
 def _looked_up(config: RunConfig, table: PassageTable, first: int, folder: Path) -> dict[str, Any]:
