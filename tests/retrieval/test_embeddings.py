@@ -48,6 +48,26 @@ def test_a_diverged_encoder_is_refused_with_the_row(encoder: StaticEncoder, toy,
     pairs = [("", "!"), ("", "!"), ("", "?"), ("", "!")]
     with pytest.raises(DataError, match="passage 2 "):
         embed_passages(encoder, iter(pairs), len(pairs), tmp_path)
+    with pytest.raises(DataError, match="passage 1002 "):  # of the corpus, not of its shard
+        embed_passages(encoder, iter(pairs), len(pairs), tmp_path, first_row=1_000)
+
+
+def test_whatever_goes_wrong_is_told_with_the_passages_it_met(
+    encoder: StaticEncoder, toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(embeddings, "BLOCK_ROWS", 70)
+    encode, calls = encoder.encode_counted, []
+
+    def fails(texts, role, progress):
+        calls.append(texts)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return encode(texts, role, progress)
+
+    monkeypatch.setattr(encoder, "encode_counted", fails)
+    with pytest.raises(RuntimeError) as caught:
+        embed_passages(encoder, iter(toy.pairs), len(toy), tmp_path, first_row=1_000)
+    assert caught.value.__notes__ == ["while embedding passages 1,070 to 1,139: RuntimeError: out of memory"]
 
 
 def test_no_more_is_claimed_than_is_written(encoder: StaticEncoder, toy, tmp_path: Path, monkeypatch):
@@ -109,8 +129,8 @@ def test_what_float16_cannot_hold_is_refused_with_the_row(tmp_path: Path):
     vectors = np.ones((5, 3), np.float32)
     vectors[4, 1] = 7e4
     write_vectors(tmp_path / "a.npy", (5, 3), [vectors])
-    with pytest.raises(DataError, match=r"encoder.storage.*passage 4 .*float32"):
-        write_vectors(tmp_path / "b.npy", (5, 3), [vectors[:3], vectors[3:]], "float16")
+    with pytest.raises(DataError, match=r"encoder.storage.*passage 14 .*float32"):
+        write_vectors(tmp_path / "b.npy", (5, 3), [vectors[:3], vectors[3:]], "float16", first_row=10)
 
 
 def shards(folder: Path, sizes: list[int]) -> tuple[list[Path], np.ndarray]:
