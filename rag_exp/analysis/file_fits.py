@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -32,7 +32,9 @@ class FileFit(Options):
     )
     y: str = Field("loss", description="column of what is fitted, in nats")
     columns: dict[str, str] = Field({}, description="the column of each axis (N=params D=tokens); else its own name")
-    units: dict[str, float] = Field({}, description="what an axis is multiplied by (units.N=1e6 for millions)")
+    units: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="what an axis is multiplied by (units.N=1e6 for millions)"
+    )
     loss: Loss = Field("huber_log", description="of the residuals")
     delta: float = Field(1e-3, gt=0, description="Huber's threshold, in log units")
     weights: str | None = Field(None, description="column of the rows' weights")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rag_exp.core.errors import LawError
+from rag_exp.laws.columns import numbers
 from rag_exp.laws.costs import Costs
 from rag_exp.laws.effects import alternatives, surface_of
 from rag_exp.laws.factoring import SCORES
@@ -39,7 +40,7 @@ EDGE = 1e-6  # this close to an end of the search an optimum counts as being the
 
 def frontier(
     law: Law,
-    costs: Costs,
+    costs: Costs | Mapping[str, float],
     budgets: Sequence[float],
     *,
     reach: float = 1.0,
@@ -50,6 +51,7 @@ def frontier(
     Args:
         law: fitted in N and any of D, M and K, whose other axes are constants of ``costs``; a :class:`Surface` to hold
             what else a prediction needs. Where it has alternatives (other forms that hold as well), bands span theirs.
+        costs: what training, the corpus and answering cost; a mapping holds the constants of :class:`Costs` by name.
         budgets: FLOPs in all.
         reach: decades beyond the data within which an optimum is looked for.
         caps: what there is no more of, per axis (the passages of the whole corpus, say): an optimum may well be there.
@@ -63,14 +65,15 @@ def frontier(
         optimum and where it is not at its cap: value, low, high.
 
     Raises:
-        LawError: the law has no N, a needed constant is missing from ``costs``, a budget is not positive, or a cap is
-            on no axis of the law or below all that is looked at.
+        LawError: the law has no N, ``costs`` lack a constant that is needed or name one that there is not, a budget is
+            not positive, or a cap is on no axis of the law or below all that is looked at.
     """
     import pandas as pd
 
     surface = surface_of(law)
-    _check(surface, costs, budgets)
-    budgets_B = np.array(sorted(float(b) for b in budgets))
+    costs = costs if isinstance(costs, Costs) else Costs(**costs)
+    budgets_B = np.sort(numbers(np.atleast_1d(budgets), "budgets"))
+    _check(surface, costs, budgets_B)
     search = _Search(surface, costs, reach, caps or {})
     best = search.run(budgets_B, draws=False)
     replicated = [s for s in (surface, *alternatives(surface)) if s.replicated]
@@ -255,7 +258,7 @@ class _Search:
         return np.where(above, 1, np.where(values_RB <= low * (1 + EDGE), -1, 0))
 
 
-def _check(surface: Surface, costs: Costs, budgets: Sequence[float]) -> None:
+def _check(surface: Surface, costs: Costs, budgets: np.ndarray) -> None:
     if getattr(surface.law, "metric", None) in SCORES:
         raise LawError(f"A frontier minimises a loss; this law is of {surface.law.metric}, which is better larger.")
     others = [a for a in surface.axes if a not in AXES]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.columns import names_of, numbers
 from rag_exp.laws.definitions import check_same
 from rag_exp.laws.evaluation import evaluate_logs
 from rag_exp.laws.form import AXES, Form
@@ -24,6 +25,16 @@ CARD_SCHEMA = 1
 _NUMBERS = re.compile(r"\[\s*((?:[-+.\deE]+,\s*)*[-+.\deE]+)\s*\]")
 CARD_DRAWS = 1000
 _MIN_DRAWS = 40
+
+
+def check_level(level: float, what: str = "level") -> None:
+    """Refuse what is no level of an interval.
+
+    Raises:
+        LawError: it is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise LawError(f"{what}={level:g}: a level lies between 0 and 1 (0.95 for 95% intervals).")
 
 
 def card_text(value: dict[str, Any]) -> str:
@@ -146,11 +157,13 @@ class LawFit:
             data the choice of the form is worth more than the noise.
 
         Raises:
-            LawError: an axis is absent or not positive, or an interval is asked for and there are no replicates.
+            LawError: an axis is absent or not positive, ``interval`` is no level, or one is asked for and there are no
+                replicates.
         """
         value = self.values(data, np.array([[self.params[p] for p in self.form.parameters]]))[0]
         if interval is None:
             return value
+        check_level(interval, "interval")
         self._draws()  # without replicates of its own a law has no interval
         low, middle, high = np.stack([law._band(data, interval) for law in (self, *self.alternatives)], axis=1)
         return Prediction(value, low.min(0), high.max(0), self.beyond(data), middle.min(0), middle.max(0))
@@ -240,15 +253,28 @@ class LawFit:
             LawError: the text is not a fit card of this schema.
         """
         try:
-            return cls.from_dict(json.loads(text))
+            card = json.loads(text)
         except ValueError as e:
             raise LawError(f"Not a fit card: {e}.") from e
+        return cls.from_dict(card)
 
     @classmethod
     def from_dict(cls, card: Mapping[str, Any]) -> LawFit:
-        """Read :meth:`to_dict`'s values back."""
-        if card.get("schema") != CARD_SCHEMA:
-            raise LawError(f"Not a fit card of schema {CARD_SCHEMA}: its schema is {card.get('schema')!r}.")
+        """Read :meth:`to_dict`'s values back.
+
+        Raises:
+            LawError: they are not those of a fit card of this schema.
+        """
+        schema = card.get("schema") if isinstance(card, Mapping) else None
+        if schema != CARD_SCHEMA:
+            raise LawError(f"Not a fit card of schema {CARD_SCHEMA}: its schema is {schema!r}.")
+        try:
+            return cls._of_card(card)
+        except KeyError as e:
+            raise LawError(f"Not a whole fit card: it has no {e}.") from e
+
+    @classmethod
+    def _of_card(cls, card: Mapping[str, Any]) -> LawFit:
         form = form_by_name(card["form"])
         draws = card["draws"]
         return cls(
@@ -284,12 +310,12 @@ class LawFit:
 
     def _logs(self, data: Any) -> dict[str, np.ndarray]:
         check_same(self.definitions, data, self.form.variables, f"A prediction of {self.form.label}")
-        names = [str(c) for c in data.keys()]  # noqa: SIM118 (a DataFrame's keys are its columns)
+        names = names_of(data)
         found = {}
         for axis in self.form.variables:
             if axis not in names:
                 raise LawError(f"A prediction of {self.form.label} needs {axis!r}.{did_you_mean(axis, names)}")
-            found[axis] = np.atleast_1d(np.asarray(data[axis], dtype=float))
+            found[axis] = numbers(np.atleast_1d(data[axis]), axis)
             if not (found[axis] > 0).all():
                 raise LawError(f"A prediction of {self.form.label} needs positive values of {axis}.")
         shape = np.broadcast_shapes(*(v.shape for v in found.values()))

@@ -40,11 +40,13 @@ def column_of(data: Any, name: str, what: str) -> Any:
 
 
 def numbers(column: Any, name: str) -> np.ndarray:
-    """A column with NaN for what is missing.
+    """A column (of an array, its shape) with NaN for what is missing.
 
     Raises:
         LawError: it holds something that is not a number.
     """
+    if isinstance(column, np.ndarray) and column.dtype.kind in "fiu":
+        return column.astype(float)
     try:
         values = [math.nan if v is None or str(v) == "<NA>" else float(v) for v in column]
     except (TypeError, ValueError) as e:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from rag_exp.core.errors import DataError
+from rag_exp.core.errors import DataError, LawError, did_you_mean
 from rag_exp.core.options import Options
 
 if TYPE_CHECKING:
@@ -38,6 +38,27 @@ class Costs(Options):
     tokens_per_parameter: float | None = Field(None, gt=0, description="D / N in place of a fixed D")
     passages: float = Field(0.0, ge=0, description="M, where the law has no M")
     k: float = Field(1.0, gt=0, description="K, where the law has no K")
+
+    def __init__(self, **given: float | None):
+        """The constants by name; those not given keep their defaults.
+
+        Raises:
+            LawError: an unknown constant, or a value that it cannot have.
+        """
+        try:
+            super().__init__(**given)
+        except ValidationError as e:
+            known = type(self).model_fields
+            wrong = [(str(p["loc"][0]), p["msg"].lower(), p["input"]) for p in e.errors()]
+            raise LawError(
+                "Costs: "
+                + " ".join(
+                    f"{name}: {said} (given: {value!r})."
+                    if name in known
+                    else f"no constant is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}."
+                    for name, said, value in wrong
+                )
+            ) from e
 
     def parts(self, N: Any, D: Any, M: Any, K: Any) -> dict[str, Any]:
         """FLOPs by what they are spent on; they sum to :meth:`total`."""

@@ -5,15 +5,17 @@ A fit that does not meet its gradient is a :class:`LawError`, never the initial 
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 
 import rag_exp
 from rag_exp.core.errors import LawError, did_you_mean
-from rag_exp.laws.card import LawFit
+from rag_exp.laws.card import LawFit, check_level
 from rag_exp.laws.columns import under_axes
 from rag_exp.laws.coverage import interval_coverage
 from rag_exp.laws.forms import AXES, Form, form_by_name
@@ -84,6 +86,7 @@ def fit(
     Raises:
         LawError: the data cannot carry the form, or an optimisation did not meet its gradient.
     """
+    check_level(level)
     _known("bootstrap_kind", bootstrap_kind, KINDS)
     _known("unconverged", unconverged, UNCONVERGED)
     if bootstrap_kind != "hierarchical" and not (seeds is None and questions is None):
@@ -180,15 +183,18 @@ def prepare(
 
 
 def _held(form: Form, fixed: Mapping[str, float] | None) -> dict[str, float]:
-    held = {k: float(v) for k, v in (fixed or {}).items()}
-    for name, value in held.items():
+    held: dict[str, float] = {}
+    for name, value in (fixed or {}).items():
         if name not in form.parameters:
             raise LawError(
                 f"{form.label} has no parameter {name!r} to fix.{did_you_mean(name, form.parameters)} "
                 f"Parameters: {', '.join(form.parameters)}."
             )
-        if not (np.isfinite(value) and value >= 0):
-            raise LawError(f"fixed {name} must be finite and not negative (the form holds the signs); it is {value}.")
+        if not (isinstance(value, Real) and math.isfinite(value) and value >= 0):
+            raise LawError(
+                f"fixed {name} must be a number, finite and not negative (the form holds the signs); it is {value}."
+            )
+        held[name] = float(value)
     for term in form.terms:
         if term.curve is None or term.curve.fixable is None:
             continue

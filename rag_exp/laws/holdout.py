@@ -88,9 +88,9 @@ def nearest_error(
     columns: Mapping[str, Any], masks: list[np.ndarray], y: str, axes: list[str], holdout: str
 ) -> float | None:
     """RMSE of log losses when each held-out row repeats the kept row nearest in log distance."""
-    logs = np.log(np.stack([floats(columns[a]) for a in axes]))
-    losses = floats(columns[y])
-    usable = np.isfinite(logs).all(0) & (losses > 0)
+    values, losses = np.stack([floats(columns[a]) for a in axes]), floats(columns[y])
+    usable = ((values > 0) & np.isfinite(values)).all(0) & (losses > 0)
+    logs = np.log(np.where(usable, values, 1.0))
     # The held-out axis is passed over for free: what repeats is the same row at the nearest kept level.
     axis = axis_of(holdout)
     scale = np.array([1e-3 if a == axis else 1.0 for a in axes])[:, None, None]

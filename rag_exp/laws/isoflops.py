@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rag_exp.core.errors import LawError
+from rag_exp.laws.columns import column_of, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,10 @@ MIN_SIZES = 4
 def isoflop(data: Any, *, y: str = "loss", compute: str = "C", size: str = "N") -> pd.DataFrame:
     """The size of least loss at every budget, and how it grows with compute.
 
+    Args:
+        data: a DataFrame or a mapping of arrays, a row for each run.
+        y, compute, size: its columns of the loss, the budget in FLOPs and the parameters.
+
     Per budget the best loss of every size is interpolated by Akima's splines in logarithms (Porian et al. 2024); a
     minimum at the smallest or largest size is no minimum, and its budget has nulls.
 
@@ -26,12 +31,13 @@ def isoflop(data: Any, *, y: str = "loss", compute: str = "C", size: str = "N") 
         and ``attrs["log_coefficient"]`` are those of N = coefficient * C^exponent by least squares of logs.
 
     Raises:
-        LawError: a value is not positive, or fewer than two budgets have an optimum.
+        LawError: a column is absent, a value is not positive, or fewer than two budgets have an optimum.
     """
     import pandas as pd
     from scipy.interpolate import Akima1DInterpolator
 
-    table = pd.DataFrame({"C": data[compute], "N": data[size], "loss": data[y]}).astype(float)
+    asked = {"C": ("compute", compute), "N": ("size", size), "loss": ("y", y)}
+    table = pd.DataFrame({name: numbers(column_of(data, own, what), own) for name, (what, own) in asked.items()})
     if not (table.to_numpy() > 0).all():
         raise LawError(f"isoflop takes logarithms: {compute}, {size} and {y} must all be positive and present.")
     rows = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
-from rag_exp.laws.card import LawFit
+from rag_exp.laws.card import LawFit, check_level
 
 _FIRST = 0.01  # of the parameter: the first step away from the optimum
 _STEPS = 40
@@ -38,13 +38,14 @@ def profile(law: LawFit, parameter: str, level: float = 0.95) -> Profile:
     too. For normal errors the limit is F's with the rows that parameters leave, exact where the form is linear.
 
     Raises:
-        LawError: an unknown or fixed parameter, or Huber's loss, which is no likelihood of one scale.
+        LawError: an unknown or fixed parameter, no level, or Huber's loss, which is no likelihood of one scale.
     """
     from scipy.optimize import brentq
     from scipy.stats import chi2, f
 
     from rag_exp.laws.fitting import fit
 
+    check_level(level)
     if parameter not in law.form.parameters:
         raise LawError(
             f"{law.form.label} has no parameter {parameter!r}.{did_you_mean(parameter, law.form.parameters)}"

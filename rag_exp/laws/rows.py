@@ -104,6 +104,8 @@ def read_rows(
     if len(set(lengths.values())) != 1:
         raise LawError(f"Columns differ in length: {', '.join(f'{k} has {v}' for k, v in lengths.items())}.")
     n = lengths[y]
+    if not n:
+        raise LawError("The data have no rows.")
     left_out = _usable(form, columns, y, n, missing, log)
     gone = {row["row"] for row in left_out}
     keep = np.array([i for i in range(n) if i not in gone], dtype=int)

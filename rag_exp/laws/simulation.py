@@ -9,6 +9,8 @@ import numpy as np
 
 from rag_exp.core.errors import LawError
 from rag_exp.core.rng import numpy_rng
+from rag_exp.laws.card import check_level
+from rag_exp.laws.columns import column_of, numbers
 from rag_exp.laws.coverage import covered, solved
 from rag_exp.laws.evaluation import evaluate
 from rag_exp.laws.fitting import prepare
@@ -49,7 +51,8 @@ def simulate(
         per free parameter: ``truth``, ``median``, ``bias`` (of the median), ``sd``, and where asked for ``coverage``.
 
     Raises:
-        LawError: a parameter is missing, a true loss is not positive, or a study could not be fitted.
+        LawError: an axis or a parameter is missing, the noise is negative, there are no studies, a true loss is not
+            positive, or a study could not be fitted.
     """
     import pandas as pd
 
@@ -57,7 +60,10 @@ def simulate(
     absent = [p for p in form.parameters if p not in params]
     if absent:
         raise LawError(f"simulate needs a true value of {', '.join(absent)}.")
-    axes = {v: np.asarray(design[v], dtype=float) for v in form.variables}
+    check_level(level)
+    if not (noise >= 0 and studies > 0):
+        raise LawError(f"simulate needs noise >= 0 and studies > 0; they are {noise:g} and {studies}.")
+    axes = {v: numbers(column_of(design, v, "design"), v) for v in form.variables}
     truth = np.array([params[p] for p in form.parameters])
     exact = evaluate(form, axes, truth[None])[0]
     if not (exact > 0).all():

@@ -79,6 +79,7 @@ def test_a_table_in_one_axis(place):
         (["law=chinchila"], "Did you mean"),
         (["bootstraps=3"], "Did you mean 'bootstrap'"),
         (["units.K=3"], "units.K: no column is axis K"),
+        (["units.N=-1"], "units.N: input should be greater than 0"),
         (["law=joint"], "read the axis M; name its column"),
         (["delta=-1"], "delta"),
         (["holdout"], "key=value"),

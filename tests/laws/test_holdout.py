@@ -77,3 +77,10 @@ def test_the_nearest_level_repeats_over_all_folds():
     # 1 repeats 10 (a factor 2), 10 repeats the first of its equally near neighbours, 100 repeats 10.
     expected = np.sqrt(np.mean(np.log([2 / 4, 4 / 2, 2 / 1]) ** 2))
     assert nearest_error(columns, masks, "loss", ["N"], "leave_one_level_out_N") == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_that_have_no_logarithm_are_near_nothing():
+    columns = {"N": [-1, 1, 10, 100, None], "loss": [4.0, 0.0, 2.0, 1.0, 1.0]}
+    masks = folds("largest_N", columns, "loss")
+    assert nearest_error(columns, masks, "loss", ["N"], "largest_N") == pytest.approx(np.log(2))
