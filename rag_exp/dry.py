@@ -72,7 +72,7 @@ def sizes(point: Point, store: Store) -> Iterator[str]:
     total = passages_of(steps, config, store)
     for name, setting in (("trained with", steps.train), ("asked with", steps.asked)):
         yield f"{name:13} {_setting(setting, total)}"
-    if steps.asked.uses_vectors:
+    if steps.asked.uses_vectors and steps.asked.index.reads_vectors:
         known = steps.asked.size if steps.asked.size is not None else total
         dims = config.encoder.known_dims()
         if known is not None:

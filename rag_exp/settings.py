@@ -138,6 +138,8 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         found += setting_problems(config, asked, asked.size if asked.size is not None else known, known, asked=True)
     if (config.encoder.kind == "points") != (config.corpus.kind == "points") and asked.uses_vectors:
         found.append("encoder: points turns the numbers of corpus=points into vectors; neither goes without the other.")
+    if any(s.uses_vectors and s.index.reads_vectors for s in (train, asked)):
+        found += config.encoder.lacks_passages()
     if config.encoder.precomputed and asked.uses_vectors:
         if train.hop2 is not None:
             found.append("retrieval.hop2: encoder=precomputed has no vectors for what a second hop asks; use one hop.")
@@ -193,7 +195,7 @@ def _order_problems(config: RunConfig, train: Setting, asked: Setting) -> list[s
         ]
     if encoder.kind == "points":
         return [f"distractors_encoder.kind: points reads the numbers of corpus=points, which has no gold; {use}."]
-    return [f"distractors_{problem}" for problem in encoder.problems()]
+    return [f"distractors_{problem}" for problem in (*encoder.problems(), *encoder.lacks_passages())]
 
 
 def _search_problems(config: RunConfig, asked: Setting) -> list[str]:

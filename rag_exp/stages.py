@@ -55,7 +55,7 @@ def _stages(point: Point, options: PlanOptions) -> Iterator[tuple[str, int, Stag
             yield step.key, 0, _encoder(config, config.retriever.warmup.resolved(config.encoder).steps, options)
         elif step.kind == "index":
             held = total if setting.selected else size
-            if setting.uses_vectors:
+            if setting.uses_vectors and setting.index.reads_vectors:
                 moved = steps.embeds_once and "checkpoint" not in step.parents
                 yield _vectors(step.parents), held, _embeddings(config, held, options, moved)
             yield step.key, 0, _index(config, setting, held, options)

@@ -374,7 +374,7 @@ class _Planner:
         passages = self.embeddings(setting, trained)
         if passages is None:
             return None
-        vectors = builders.VectorSteps(passages)
+        vectors = builders.VectorSteps(passages if setting.index.reads_vectors else None)
         if not setting.index.stores_vectors:
             return vectors
         fields, parents = self.indexed(setting, trained)

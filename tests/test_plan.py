@@ -131,12 +131,18 @@ FILE = ["index=file", "index.path=made.faiss", "corpus.points=1000"]
 )
 def test_an_index_that_was_made_elsewhere_costs_its_bytes(place, string, search, compared):
     held = write_faiss(string, 1_000)
-    found = planned(*POINTS, *FILE, f"index.search='{search}'", "questions.queries=7", memory=held)
+    words = [*POINTS, *FILE, f"index.search='{search}'", "questions.queries=7"]
+    found = planned(*words, memory=held)
     (index,), (search,) = named(found, "index file"), named(found, "search file")
     assert (index.disk, index.memory, index.flops, index.shards) == (8_000, pytest.approx(held), 0, 1)
     assert search.flops == (None if compared is None else 7 * 2 * 8 * compared)
     assert search.at_most == (string == "HNSW8")
-    (index,) = named(planned(*POINTS, *FILE, memory=held - 1), "index file")
+    assert named(found, "embeddings")
+    assert named(found, "exact search")
+    alone = planned(*words, "index.compared=false")
+    assert not named(alone, "embeddings")
+    assert not named(alone, "exact search")
+    (index,) = named(planned(*words, memory=held - 1), "index file")
     assert index.shards is None
     assert index.formula.endswith("more than a machine holds, and it is not cut")
 

@@ -31,14 +31,14 @@ class VectorSteps:
     """Steps that a search over vectors reads. They follow from its parents, so they need not be among them.
 
     Attributes:
-        passages: the passages' embeddings by shard.
+        passages: the passages' embeddings by shard; None where none are needed.
         questions: the questions' embeddings; None where the retriever makes them as it trains.
         exact: the history of exact search by shard; None where nothing is compared with it.
         index_shards: the parts of an index that is cut, by number and how many there are; None where the index has no
             files of its own.
     """
 
-    passages: Callable[[int], Step]
+    passages: Callable[[int], Step] | None
     questions: Step | None = None
     exact: Callable[[int], Step] | None = None
     index_shards: Callable[[int, int], Step] | None = None
@@ -91,12 +91,14 @@ def built_on(cluster: RayOptions | None, steps: Sequence[Step], build: Build) ->
 
 
 def vector_blocks(
-    config: RunConfig, build: Build, shard: Callable[[int], Step], size: int
+    config: RunConfig, build: Build, shard: Callable[[int], Step] | None, size: int
 ) -> tuple[list[np.ndarray], list[Artifact]]:
-    """The first ``size`` vectors as memory maps, and the shards' artifacts."""
+    """The first ``size`` vectors as memory maps, and the shards' artifacts; nothing where there are no such steps."""
     from rag_exp.builders.workers import workers_kept
     from rag_exp.retrieval.embeddings import load_blocks
 
+    if shard is None:
+        return [], []
     with workers_kept():  # from one shard to the next
         made = built_on(config.retrieval.on_ray, [shard(i) for i in range(-(-size // SHARD_ROWS))], build)
     return load_blocks([a.path for a in made], size), made

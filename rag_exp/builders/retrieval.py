@@ -288,7 +288,7 @@ def topk(
         build.stats |= search_topk(found, both, setting.k, build.folder, None, setting.index.no_exact)
         return
     reference = _reference(config, setting.k, size, blocks, queries, vectors, build)
-    reason = "training questions are not compared"
+    reason = setting.index.no_exact or "training questions are not compared"
     build.stats |= search_topk(found, queries, setting.k, build.folder, reference, reason)
 
 
@@ -334,7 +334,7 @@ def paths(
         blocks, _ = vector_blocks(config, build, vectors.passages, size)
         found = open_index(config, setting, vectors, blocks, build)
         is_exact = not setting.index.stores_vectors
-        compared = None if is_exact or split == "train" else blocks
+        compared = None if is_exact or split == "train" or setting.index.no_exact else blocks
         with on_device(config.trainer, encoder_of(config, build, "question")) as question_encoder:
             made, facts = second_hop(found, hop1, asked.questions, table, setting.hop2, question_encoder, compared)
         facts |= {"dims": question_encoder.dims, **({"recall": 1.0} if is_exact else {})}

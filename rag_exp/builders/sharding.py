@@ -66,7 +66,7 @@ def open_index(
     elif setting.index.stores_vectors:
         found = setting.index.load(made.path)
         if setting.selected:
-            found.select(sum(len(b) for b in blocks))
+            found.select(passage_table(build).prefix_size(setting.size))
     else:
         found = setting.index.create(blocks, 0)
     found = rescored(found, setting.index, blocks)

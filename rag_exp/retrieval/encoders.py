@@ -85,6 +85,10 @@ class EncoderOptions(Options):
         """What keeps this encoder from being made here; sentences that start with the config path."""
         return []
 
+    def lacks_passages(self) -> list[str]:
+        """What keeps this encoder from giving passages' vectors, though it can give those of questions; as above."""
+        return []
+
     def content(self, digests: ContentDigests) -> dict[str, Any]:
         """What the options point to, by content: belongs to the encoder's key beside ``identity()``."""
         return {}
@@ -260,8 +264,12 @@ class Precomputed(EncoderOptions):
 
     kind: Literal["precomputed"] = "precomputed"
     # NEUTRAL: files are identified by what is in them (content()), not by where they lie.
-    passages: Annotated[str, NEUTRAL] = Field(description="an .npy file, floats [passages, dims]")
-    passage_ids: Annotated[str, NEUTRAL] = Field(description="the id of each row: text lines, or .npy of strings")
+    passages: Annotated[str | None, NEUTRAL] = Field(
+        None, description="an .npy file, floats [passages, dims]; null where no passage's vector is needed"
+    )
+    passage_ids: Annotated[str | None, NEUTRAL] = Field(
+        None, description="the id of each row: text lines, or .npy of strings"
+    )
     questions: Annotated[str, NEUTRAL] = Field(description="an .npy file, floats [questions, dims]")
     question_ids: Annotated[str, NEUTRAL] = Field(description="the id of each row, of all splits that are asked")
 
@@ -269,26 +277,34 @@ class Precomputed(EncoderOptions):
         from rag_exp.core.errors import DataError
         from rag_exp.retrieval.precomputed import matrix
 
-        names = ("passages", "passage_ids", "questions", "question_ids")
-        absent = [name for name in names if not Path(getattr(self, name)).is_file()]
+        if (self.passages is None) != (self.passage_ids is None):
+            return ["encoder.passage_ids: it names the rows of encoder.passages; give both, or neither."]
+        absent = [name for name, file in self._files().items() if not Path(file).is_file()]
         if absent:
             return [f"encoder.{name}: no file {getattr(self, name)!r} (looked from {Path.cwd()})." for name in absent]
         try:
-            widths = [matrix(file).shape[1] for file in (self.passages, self.questions)]
+            widths = [matrix(file).shape[1] for file in (self.passages or self.questions, self.questions)]
         except DataError as e:
             return [f"encoder: {e}"]
         if widths[0] != widths[1]:
             return [f"encoder.questions: {widths[1]} dimensions, those of encoder.passages have {widths[0]}."]
         return []
 
+    def lacks_passages(self) -> list[str]:
+        return [] if self.passages else ["encoder.passages: null: passages' vectors are needed here; name their files."]
+
     def content(self, digests: ContentDigests) -> dict[str, Any]:
-        names = ("passages", "passage_ids", "questions", "question_ids")
-        return {name: digests.of(getattr(self, name)) for name in names}
+        return {name: digests.of(file) for name, file in self._files().items()}
 
     def known_dims(self) -> int:
         from rag_exp.retrieval.precomputed import matrix
 
-        return int(matrix(self.passages).shape[1])
+        return int(matrix(self.questions).shape[1])
+
+    def _files(self) -> dict[str, str]:
+        """The files that are given, by the option that names them."""
+        named = {name: getattr(self, name) for name in ("passages", "passage_ids", "questions", "question_ids")}
+        return {name: file for name, file in named.items() if file is not None}
 
     def parameter_counts(self, vocab_size: int | None) -> dict[str, int]:
         return {}

@@ -56,6 +56,11 @@ class IndexOptions(Options):
         return {}
 
     @property
+    def reads_vectors(self) -> bool:
+        """Whether the passages' vectors are needed: to be indexed, or to be compared with."""
+        return self.needs != "texts"
+
+    @property
     def named(self) -> str:
         """Its kind, and what more tells it from others of that kind, for messages."""
         return self.kind

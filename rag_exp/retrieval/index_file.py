@@ -34,7 +34,7 @@ _HERE = ContentDigests()  # content is read once in a process, as that of every 
 
 @dataclass(frozen=True)
 class Named:
-    """Vectors of a whole corpus, blocks [rows, D], and the ids of its passages."""
+    """The encoder's vectors of a whole corpus, blocks [rows, D] (none: not known), and the ids of its passages."""
 
     vectors: Sequence[np.ndarray]
     passages: PassageIds
@@ -65,6 +65,19 @@ class File(VectorIndexOptions):
         "", description="faiss's search parameters, as in 'nprobe=16' or 'efSearch=64'; empty: those in the file"
     )
 
+    compared: bool = Field(
+        True,
+        description="hold what is found against exact search, for which passages are embedded here; false: none is",
+    )
+
+    @property
+    def reads_vectors(self) -> bool:
+        return self.compared
+
+    @property
+    def no_exact(self) -> str | None:  # type: ignore[override]
+        return None if self.compared else "index.compared=false: passages are not embedded to be compared with"
+
     def content(self, digests: ContentDigests) -> dict[str, Any]:
         """What the files hold, by digest."""
         return {"path": digests.of(self.path), "ids": None if self.ids is None else digests.of(self.ids)}
@@ -78,9 +91,19 @@ class File(VectorIndexOptions):
                 set_search(OpenFile(self.path).native, self.search, known.type)
         except DataError as e:
             return [str(e) if str(e).startswith("index.") else f"index.path: {e}"]
+        found = []
         if known.dims != dims:
-            return [f"index.path: {self.path} holds vectors of {known.dims} dimensions, the encoder's have {dims}."]
-        return []
+            found.append(
+                f"index.path: {self.path} holds vectors of {known.dims} dimensions, the encoder's have {dims}."
+            )
+        unlike = "index.compared: false: without the encoder's vectors of the passages"
+        if not self.compared and self.tuned:
+            found.append(f"{unlike} there is no recall to tune to; use index.mode=fixed, or index.compared=true.")
+        if not self.compared and self.rescore is not None:
+            found.append(f"{unlike} nothing can be scored anew; use index.rescore=null, or index.compared=true.")
+        if not self.compared and known.metric == "l2" and not known.exact_scores:
+            found.append(f"{unlike} L2 distances of codes are no inner products; use index.compared=true.")
+        return found
 
     def rows_in(self, passages: PassageIds) -> Numbering:
         """Which passage each of its vectors is.
@@ -242,7 +265,7 @@ def _checked(opened: OpenFile, numbering: Numbering, content: Named, file: str) 
             )
         squares_N[rows] = np.einsum("nd,nd->n", vectors, vectors)
         seen = rows % step == 0
-        if not seen.any():
+        if not (content.vectors and seen.any()):
             continue
         ours = take_vectors(content.vectors, rows[seen])
         off = np.linalg.norm(vectors[seen] - ours, axis=1) > _FAR * np.linalg.norm(ours, axis=1)

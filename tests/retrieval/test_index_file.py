@@ -18,7 +18,8 @@ from rag_exp.retrieval.faiss_file import OpenFile, describe
 from rag_exp.retrieval.index_file import File, FileIndex, Named
 from rag_exp.retrieval.numbering import rows_of
 from rag_exp.retrieval.recall import recall_against
-from rag_exp.show import show_run
+from rag_exp.retrieval.results import SearchResult
+from rag_exp.show import artifact_folder, show_run
 from rag_exp.study import expand
 
 PASSAGES, QUESTIONS, DIMS = 900, 30, 16
@@ -125,6 +126,32 @@ def test_lists_find_what_raw_faiss_finds_and_are_tuned(vectors, place):
     assert fixed.metrics["index_recall@k"] < 0.99 <= tuned.search["tuning_recall"]
     assert tuned.search["nprobe"] > 1
     assert tuned.artifacts["index"] == fixed.artifacts["index"]
+
+
+ALONE = ["encoder.passages=null", "encoder.passage_ids=null", "index.compared=false"]
+
+
+def test_questions_alone_are_embedded_where_nothing_is_compared(vectors, place):
+    write("made.faiss", "IVF16,SQ8", vectors)
+    bench(*FILE, "corpus.size=700", "index.built=once", "index.search='nprobe=3'")
+    bench(*FILE, "corpus.size=700", "index.built=once", "index.search='nprobe=3'", *ALONE)
+    alone, compared = sorted(records(place), key=lambda r: r.config["index"]["compared"])
+    one, other = (SearchResult.load(artifact_folder(place / "outputs", record, "topk")) for record in (alone, compared))
+    np.testing.assert_array_equal(one.ids_QK, other.ids_QK)
+    np.testing.assert_array_equal(one.scores_QK, other.scores_QK)
+    assert alone.metrics["gold_recall@k"] == compared.metrics["gold_recall@k"]
+    assert alone.metrics["index_recall@k"] is alone.metrics["prior_kl"] is None
+    assert alone.nulls["index_recall@k"].startswith("index.compared=false: passages are not embedded")
+    assert not [role for role in alone.artifacts if role.startswith("embeddings")]
+
+
+def test_what_needs_the_passages_vectors_says_so(vectors, place, capsys):
+    write("made.faiss", "IVF4,SQ8", vectors, l2=True)
+    said = refused(capsys, *ALONE, "index.mode=iso_recall", "index.rescore=4")
+    for words in ("there is no recall to tune to", "nothing can be scored anew", "L2 distances of codes are no inner"):
+        assert words in said
+    assert "encoder.passages: null: passages' vectors are needed" in refused(capsys, *ALONE, "index.compared=true")
+    assert "give both, or neither" in refused(capsys, "encoder.passages=null")
 
 
 def test_a_smaller_corpus_is_selected_by_its_passages(vectors, place):
