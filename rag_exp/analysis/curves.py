@@ -1,9 +1,14 @@
-"""Loss curves: points of the runs, fitted curves with bootstrap bands, labels at the curves' ends."""
+"""Loss curves: points of the runs, fitted curves with bootstrap bands, labels at the curves' ends.
+
+Bands that lie over each other hide what they are of. Where they do, the curves are drawn together without them, and
+below it stands a panel for each with its own band.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.analysis import theme
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
 
 SAMPLES = 60
 _BAND_SHARE = 0.25  # of the points' range that bands may add to the axis at either end
+_HIDDEN = 0.5  # of a curve's length that may lie in the next one's band
+_PANELS, _PANEL_GAP, _PANEL_HEIGHT = 6, 12, 120  # in a row; between them; of each
 
 
 @dataclass
@@ -45,9 +52,10 @@ def curves_chart(
     heading: str = "",
     width: int = theme.WIDTH,
     y_domain: Any = None,
-    x_title: str | None = None,
+    x_title: str | list[str] | None = None,
 ) -> Any:
-    """Layers of bands, lines, error bars, points and labels over a logarithmic x axis.
+    """Layers of bands, lines, error bars, points and labels over a logarithmic x axis; with a panel per band below
+    where :func:`overlapping` ones would hide each other.
 
     Args:
         axis: N or M.
@@ -58,9 +66,10 @@ def curves_chart(
     import altair as alt
     import pandas as pd
 
+    apart = overlapping(curves, axis)
     fitted = pd.concat([_line(c, axis) for c in curves], ignore_index=True)
     points = pd.concat([c.points.assign(curve=c.label) for c in curves], ignore_index=True)
-    domain = y_domain or curves_domain(curves, axis)
+    domain = y_domain or curves_domain(curves, axis, bands=not apart)
     names = list(dict.fromkeys(c.label for c in curves))
     colors = {c.label: c.color for c in curves}
     scale = alt.Scale(domain=names, range=[colors[n] for n in names])
@@ -69,7 +78,7 @@ def curves_chart(
     y = theme.loss_axis("y", domain, metric)
     layers = []
     banded = fitted[fitted["low"].notna()]
-    if len(banded):
+    if len(banded) and not apart:
         layers.append(
             alt.Chart(banded)
             .mark_area(opacity=0.13, clip=True)
@@ -99,22 +108,77 @@ def curves_chart(
         .encode(x=x, y=y, color=color, tooltip=tooltip)
     )
     layers.append(_labels(curves, fitted, domain, x, color, heading))
-    return alt.layer(*layers).properties(width=width, height=theme.HEIGHT)
+    together = alt.layer(*layers).properties(width=width, height=theme.HEIGHT)
+    return alt.vconcat(together, _apart(curves, axis, metric, width), spacing=26) if apart else together
 
 
-def curves_domain(curves: Sequence[Curve], axis: str) -> tuple[float, float]:
+def overlapping(curves: Sequence[Curve], axis: str) -> bool:
+    """Whether curves lie in the bands of their neighbours along half their length or more."""
+    import numpy as np
+
+    lines = sorted((_line(c, axis) for c in curves if _banded(c)), key=lambda line: line["y"].mean())
+    inside = []
+    for one, other in pairwise(lines):
+        for line, band in ((one, other), (other, one)):
+            low, high = (
+                np.interp(np.log(line["x"]), np.log(band["x"]), band[end].astype(float)) for end in ("low", "high")
+            )
+            inside += ((line["y"] > low) & (line["y"] < high)).tolist()
+    return bool(inside) and float(np.mean(inside)) >= _HIDDEN
+
+
+def _banded(curve: Curve) -> bool:
+    return curve.law is not None and curve.law.draws_Rp is not None
+
+
+def _apart(curves: Sequence[Curve], axis: str, metric: str, width: int) -> Any:
+    """A panel per curve with its band and its points, the other curves behind it in grey."""
+    import altair as alt
+    import pandas as pd
+
+    lines = {c.label: _line(c, axis) for c in curves}
+    ends = [v for line in lines.values() for v in (*line["low"].dropna(), *line["high"].dropna())]
+    domain = theme.padded([*ends, *(v for c in curves for v in c.points["y"])], share=0.12)
+    own = (width - _PANEL_GAP * (min(len(curves), _PANELS) - 1)) / min(len(curves), _PANELS)
+    xs = [v for c in curves for v in c.points["x"]]
+    panels = []
+    for i, curve in enumerate(curves):
+        first = i % _PANELS == 0
+        x = theme.log_axis("x", xs, "", most=2)
+        y = alt.Y(
+            "y:Q",
+            title=theme.label(metric).partition(",")[0] if first else "",
+            scale=theme.linear(domain),
+            axis=alt.Axis(tickCount=4, labels=first, ticks=first),
+        )
+        others = pd.concat([line.assign(of=label) for label, line in lines.items() if label != curve.label])
+        grey = (
+            alt.Chart(others).mark_line(color=theme.MUTED, opacity=0.35, strokeWidth=1).encode(x=x, y=y, detail="of:N")
+        )
+        layers = [grey]
+        if _banded(curve):
+            band = alt.Chart(lines[curve.label]).mark_area(opacity=0.22, color=curve.color)
+            layers.append(band.encode(x=x, y=alt.Y("low:Q", title="", scale=theme.linear(domain)), y2="high:Q"))
+        line = alt.Chart(lines[curve.label]).mark_line(color=curve.color, strokeWidth=1.8)
+        dots = alt.Chart(curve.points).mark_point(color=curve.color, filled=True, size=22, opacity=1)
+        layers += [line.encode(x=x, y=y), dots.encode(x=x, y=y)]
+        title = alt.TitleParams(curve.label, color=curve.color, fontSize=theme.LABEL_SIZE, offset=6, frame="group")
+        panels.append(alt.layer(*layers).properties(width=own, height=_PANEL_HEIGHT, title=title))
+    return alt.concat(*panels, columns=_PANELS, spacing=_PANEL_GAP)
+
+
+def curves_domain(curves: Sequence[Curve], axis: str, bands: bool = True) -> tuple[float, float]:
     """The range of losses that holds the points, the fitted lines and, unless they are very wide, the bands."""
     import pandas as pd
 
     lines = pd.concat([_line(c, axis) for c in curves])
     values = [*lines["y"], *(v for c in curves for v in c.points["y"])]
     low, high = theme.padded(values)
+    ends = lines[["low", "high"]].astype(float)
+    if not bands or ends["low"].isna().all():
+        return low, high
     reach = _BAND_SHARE * (high - low)
-    bands = lines[["low", "high"]].astype(float)
-    return (
-        min(low, max(bands["low"].min(), low - reach)) if bands["low"].notna().any() else low,
-        max(high, min(bands["high"].max(), high + reach)) if bands["high"].notna().any() else high,
-    )
+    return min(low, max(ends["low"].min(), low - reach)), max(high, min(ends["high"].max(), high + reach))
 
 
 def _line(curve: Curve, axis: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rag_exp.analysis import theme
 from rag_exp.analysis.arms import arms_chart
 from rag_exp.analysis.costs import cost_chart
-from rag_exp.analysis.curves import Curve, curves_chart
+from rag_exp.analysis.curves import Curve, curves_chart, overlapping
 from rag_exp.analysis.page import Chart
 from rag_exp.analysis.replicates import aggregate
 from rag_exp.analysis.residuals import residuals_chart
@@ -150,7 +150,8 @@ class _View:
         name = "loss_against_parameters" if axis == "N" else "loss_against_corpus"
         what = "generator parameters" if axis == "N" else "corpus size"
         per = "corpus size" if axis == "N" else "model size"
-        caption = f"{_points_are(self.main)} {_curves_are(kinds, self.fits)} {_setting(self.where)}"
+        apart = overlapping(curves, axis)
+        caption = f"{_points_are(self.main)} {_curves_are(kinds, self.fits, apart)} {_setting(self.where)}"
         return Figure(name, f"Loss against {what}, per {per}", caption, chart)
 
     def _law(self, axis: str, at: dict[str, Any], rows: pd.DataFrame) -> StudyFit | None:
@@ -260,23 +261,24 @@ def _points_are(rows: pd.DataFrame) -> str:
     return "Each point is one run."
 
 
-def _curves_are(kinds: set[Any], fits: StudyFits) -> str:
+def _curves_are(kinds: set[Any], fits: StudyFits, apart: bool) -> str:
+    """What the curves are, and their bands: drawn ``apart`` where they would lie over each other."""
     if kinds == {None}:
         return "No law was fitted; lines join the points."
     joint = fits.joint()
     if ("N", "M") in kinds and joint is not None and joint.law is not None:
         text = f"Curves: {joint.law.form.equation}, one law for all"
-        return f"{text}{_bands_are(joint.law)}."
-    return "Curves: a law each, with its interval" + (
-        "; thin lines where none could be fitted." if None in kinds else "."
-    )
+        return f"{text}{_bands_are(joint.law, apart)}."
+    bands = "each with its band below" if apart else "each with its band"
+    return f"Curves: a law per curve, {bands}" + ("; thin lines where none could be fitted." if None in kinds else ".")
 
 
-def _bands_are(law: LawFit) -> str:
+def _bands_are(law: LawFit, apart: bool) -> str:
     if law.draws_Rp is None:
         return ""
     common = ", much of it common to all curves" if "given" in str(law.resampling["kind"]) else ""
-    return f"; bands: {law.level:.0%} intervals over {RESAMPLED.get(law.resampling['kind'], 'refits')}{common}"
+    bands = "below, each by itself with its band" if apart else "bands"
+    return f"; {bands}: {law.level:.0%} intervals over {RESAMPLED.get(law.resampling['kind'], 'refits')}{common}"
 
 
 def _setting(where: dict[str, Any]) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rag_exp.analysis import theme
-from rag_exp.analysis.curves import Curve, curves_chart
+from rag_exp.analysis.curves import Curve, curves_chart, overlapping
 from rag_exp.analysis.figures import Figure
+from rag_exp.analysis.page import GREEK
 from rag_exp.analysis.study_fits import StudyFit
 from rag_exp.analysis.words import held_out
 from rag_exp.core.errors import LawError
+from rag_exp.laws.form import AXES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit
 
 _CURVES = 5  # levels of a second axis that are drawn
+_FINE = 81  # points of a line of equal loss, which may be steep
+_LEAST = 1e-4  # %: smaller held-out errors, of data without noise, stand there
+_HIDDEN = 0.5  # of what two bands share that they may cover of each other
 
 
 def figures_of_law(found: StudyFit) -> list[Figure]:
@@ -68,7 +75,8 @@ def _fit(law: LawFit) -> Figure:
     chart = theme.configure(curves_chart(curves, axis, law.definitions.get("loss", law.y), x_title=_title(law, axis)))
     caption = f"{law.form.equation}, certified. Points are the rows of the fit"
     caption += f", each with the nearest of the levels of {others[0]} that are drawn" if others else ""
-    caption += f"; bands: {law.level:.0%} intervals over replicates." if law.draws_Rp is not None else "."
+    bands = "below, each by itself with its band" if overlapping(curves, axis) else "bands"
+    caption += f"; {bands}: {law.level:.0%} intervals over replicates." if law.draws_Rp is not None else "."
     return Figure("fit", title, caption, chart)
 
 
@@ -92,7 +100,7 @@ def _residuals(law: LawFit) -> Figure:
     panels = []
     reach = max(0.1, float(rows["percent"].abs().max())) * 1.15
     for axis in law.form.variables:
-        x = theme.log_axis(axis, rows[axis].tolist(), _title(law, axis))
+        x = theme.log_axis(axis, rows[axis].tolist(), _title(law, axis, 70 // len(law.form.variables)))
         y = alt.Y(
             "percent:Q",
             title="" if panels else "Law above (+) or below (-) the row, %",
@@ -115,26 +123,27 @@ def holdout_figure(found: StudyFit) -> Figure | None:
 
     names = list(found.nearest)
     rows = [
-        {"form": r["form"], "holdout": held_out(h), "error": 100 * r[f"{h}.rmse"]}
+        {"form": r["form"], "holdout": held_out(h), "error": max(100 * r[f"{h}.rmse"], _LEAST)}
         for r in found.comparison
         for h in names
         if r.get(f"{h}.rmse") is not None
     ]
     rows += [
-        {"form": "repeat the nearest row", "holdout": held_out(h), "error": 100 * e}
+        {"form": "repeat the nearest row", "holdout": held_out(h), "error": max(100 * e, _LEAST)}
         for h, e in found.nearest.items()
         if e is not None
     ]
     if not rows:
         return None
     order = list(dict.fromkeys(r["form"] for r in rows))
+    seen = list(dict.fromkeys(r["holdout"] for r in rows))
     chart = (
         alt.Chart(pd.DataFrame(rows))
-        .mark_point(filled=True, size=80)
+        .mark_point(filled=True, size=80, opacity=1)
         .encode(
-            x=alt.X("error:Q", title="Held-out error, %", scale=alt.Scale(type="log", nice=False)),
-            y=alt.Y("form:N", sort=order, title=""),
-            color=alt.Color("holdout:N", title="Without", scale=alt.Scale(range=list(theme.KINDS))),
+            x=theme.log_axis("error", [r["error"] for r in rows], "Held-out error, %"),
+            y=alt.Y("form:N", sort=order, title="", axis=alt.Axis(grid=True, ticks=False, labelPadding=10)),
+            color=alt.Color("holdout:N", title="Without", scale=alt.Scale(domain=seen, range=list(theme.KINDS))),
         )
         .properties(width=theme.WIDTH, height=28 * len(order))
     )
@@ -165,9 +174,9 @@ def _profiles(law: LawFit) -> Figure | None:
         if len(ends) < 2:
             open_ends.append(name)
         shape = pd.DataFrame({"value": found.values, "rise": found.rise})
-        line = alt.Chart(shape).mark_line(color=theme.KINDS[0])
+        line = alt.Chart(shape).mark_line(color=theme.KINDS[0], interpolate="monotone")
         line = line.encode(
-            x=alt.X("value:Q", title=name, scale=alt.Scale(zero=False)),
+            x=alt.X("value:Q", title=GREEK.get(name, name), scale=alt.Scale(zero=False)),
             y=alt.Y("rise:Q", title="" if panels else "Twice the fall in log-likelihood"),
         )
         marks = alt.Chart(pd.DataFrame({"value": ends})).mark_rule(color=theme.MUTED, strokeDash=[4, 4])
@@ -190,35 +199,48 @@ def _contours(law: LawFit) -> Figure | None:
     if len(law.form.variables) < 2:
         return None
     y, x = law.form.variables[:2]
-    rows = contours(law, x=x, y=y, points=40)
+    rows = contours(law, x=x, y=y, points=_FINE)
     rows = rows[rows[y].notna()]
     if not len(rows):
         return None
     rows = rows.assign(level=[f"{v:.4g}" for v in rows["loss"]])
     order = list(dict.fromkeys(rows["level"]))
     color = alt.Color(
-        "level:N", title=_named(law), sort=order, scale=alt.Scale(range=theme.shades(theme.SIZES, len(order)))
+        "level:N",
+        title=_named(law),
+        sort=order,
+        scale=alt.Scale(range=theme.shades(theme.SIZES, len(order))),
+        legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=3),
     )
-    base = alt.Chart(rows).encode(
-        x=theme.log_axis(x, rows[x].tolist(), _title(law, x)), y=_log_y(law, y, rows[y].tolist()), color=color
-    )
-    layers: list[Any] = [base.mark_line(strokeWidth=2)]
-    banded = rows[rows[f"{y}_low"].notna()]
-    if len(banded):
-        band = alt.Chart(banded).mark_area(opacity=0.13)
-        layers.insert(
-            0,
-            band.encode(
-                x=theme.log_axis(x, rows[x].tolist(), _title(law, x)),
-                y=alt.Y(f"{y}_low:Q", scale=alt.Scale(type="log", nice=False), title=_title(law, y)),
-                y2=f"{y}_high:Q",
-                color=color,
-            ),
-        )
-    chart = alt.layer(*layers).properties(width=theme.WIDTH, height=theme.HEIGHT)
+    x_axis, y_axis = theme.log_axis(x, rows[x].tolist(), _title(law, x)), _log_y(law, y, rows[y].tolist())
+    layers: list[Any] = [alt.Chart(rows).mark_line(strokeWidth=2).encode(x=x_axis, y=y_axis, color=color)]
     caption = f"Each line joins the {y} and {x} of equal loss, up to a decade beyond the rows"
-    caption += f"; bands: {law.level:.0%} intervals." if len(banded) else "."
+    banded = rows[rows[f"{y}_low"].notna()]
+    if len(banded) and _touching(banded, x, y):
+        caption += f". Their {law.level:.0%} intervals are not drawn: they are wider than the lines are apart."
+    elif len(banded):
+        low = alt.Y(f"{y}_low:Q", scale=alt.Scale(type="log", nice=False), title="")
+        band = alt.Chart(banded).mark_area(opacity=0.13)
+        layers.insert(0, band.encode(x=x_axis, y=low, y2=f"{y}_high:Q", color=color))
+        caption += f"; bands: {law.level:.0%} intervals."
+    else:
+        caption += "."
+    chart = alt.layer(*layers).properties(width=theme.WIDTH, height=theme.HEIGHT)
     return Figure("contours", "Equal loss", caption, theme.configure(chart))
+
+
+def _touching(rows: pd.DataFrame, x: str, y: str) -> bool:
+    """Whether bands of equal loss reach over the next line at half of the places or more where both are known."""
+    middles = rows.pivot_table(index=x, columns="loss", values=y, sort=True)
+    ends = [rows.pivot_table(index=x, columns="loss", values=f"{y}_{end}", sort=True) for end in ("low", "high")]
+    over = [
+        (ends[0][one] < middles[other]) & (middles[other] < ends[1][one])
+        for a, b in pairwise(middles.columns)
+        for one, other in ((a, b), (b, a))
+        if (middles[a].notna() & middles[b].notna()).any()
+    ]
+    both = sum(2 * int((middles[a].notna() & middles[b].notna()).sum()) for a, b in pairwise(middles.columns))
+    return bool(both) and sum(int(o.sum()) for o in over) >= _HIDDEN * both
 
 
 def _log_y(law: LawFit, axis: str, values: list[float]) -> Any:
@@ -232,9 +254,12 @@ def _log_y(law: LawFit, axis: str, values: list[float]) -> Any:
     )
 
 
-def _title(law: LawFit, axis: str) -> str:
-    """``N, parameters``: the axis by its letter and by what the data say that it is."""
-    return f"{axis}, {law.definitions[axis]}" if law.definitions.get(axis, axis) != axis else axis
+def _title(law: LawFit, axis: str, width: int = 60) -> str | list[str]:
+    """``N, parameters``: the axis by its letter and by what the data say that it is, in lines of so many letters."""
+    said = law.definitions.get(axis, AXES.get(axis))
+    if said == AXES.get(axis):
+        return theme.QUANTITIES.get(axis, axis)
+    return textwrap.wrap(f"{axis}, {said}", width)
 
 
 def _named(law: LawFit) -> str:

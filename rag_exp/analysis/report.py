@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rag_exp.analysis.allocations import saved_figures, saved_frontier
 from rag_exp.analysis.factors import factors_section
-from rag_exp.analysis.figures import figures_of, save_figures, vega_libraries
+from rag_exp.analysis.figures import Figure, figures_of, save_figures, vega_libraries
 from rag_exp.analysis.frontier_words import frontier_section
+from rag_exp.analysis.law_figures import holdout_figure
 from rag_exp.analysis.page import GREEK, Cell, Page, mathed
 from rag_exp.analysis.study_fits import StudyFit, StudyFits, described
 from rag_exp.analysis.tables import missing_runs
@@ -49,7 +50,9 @@ def write_report(table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any], 
         StoreError: the disk is full or cannot be written.
     """
     figures = figures_of(table, fits)
-    save_figures(figures, folder / "figures")
+    joint = fits.joint()
+    held = None if joint is None else holdout_figure(joint)
+    save_figures([*figures, *([held] if held else [])], folder / "figures")
     page = Page(f"{plan.get('study', 'study')}: what the runs say")
     _head(page, table, fits, plan)
     _tiles(page, fits)
@@ -62,7 +65,7 @@ def write_report(table: pd.DataFrame, fits: StudyFits, plan: Mapping[str, Any], 
             page.chart(figure.drawn())
         page.paragraph("Each figure is also in figures/ as PNG and PDF. Point at a mark to read its values.", "note")
     _laws(page, fits)
-    _heldout(page, fits)
+    _heldout(page, fits, held)
     if fits.factorised is not None:
         factors_section(page, fits.factorised)
     saved = saved_frontier(folder, fits)
@@ -220,7 +223,7 @@ def _where(fit: StudyFit) -> str:
     return f"in {' and '.join(fit.axes)}" + (f" ({described(fit.where)})" if fit.where else "")
 
 
-def _heldout(page: Page, fits: StudyFits) -> None:
+def _heldout(page: Page, fits: StudyFits, figure: Figure | None) -> None:
     compared = [f for f in fits.fits if f.comparison and any(r["heldout"] is not None for r in f.comparison)]
     if not compared:
         return
@@ -254,6 +257,8 @@ def _heldout(page: Page, fits: StudyFits) -> None:
         page.paragraph(f"Law {_where(fit)}:", "note")
         heads = ["Form", *(f"without {held_out(c)}" for c in columns), "together", "AICc"]
         page.table(heads, rows, chosen)
+    if figure is not None:
+        page.chart(figure.drawn())
 
 
 def _percent(value: float | None, reason: str | None) -> Cell:

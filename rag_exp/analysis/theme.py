@@ -154,19 +154,34 @@ def configure(chart: Any) -> Any:
 
 
 def log_axis(
-    column: str, values: Sequence[float], title: str | None = None, right: float = 0.05, form: str = "~s"
+    column: str,
+    values: Sequence[float],
+    title: str | list[str] | None = None,
+    right: float = 0.05,
+    form: str | None = None,
+    most: int = 6,
 ) -> Any:
-    """An x encoding of a logarithmic axis with round ticks and SI labels (or ``form``'s); ``right`` is the air at its
-    right end."""
+    """An x encoding of a logarithmic axis with round ticks.
+
+    Args:
+        right: the air at its right end.
+        form: of the ticks' labels; SI letters unless given, and plain numbers where some are below 1.
+        most: how many ticks there may be.
+    """
     import altair as alt
 
     low, high = padded(values, 0.05, log=True)
     high = max(values) * (high / max(values)) ** (right / 0.05)
     return alt.X(
         f"{column}:Q",
-        title=title or label(column),
+        title=label(column) if title is None else title,
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=log_ticks(low, high), format=form, grid=False, labelOverlap=False),
+        axis=alt.Axis(
+            values=log_ticks(low, high, most),
+            format=form or ("~s" if low >= 1 else "~g"),
+            grid=False,
+            labelOverlap=False,
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """`rag-exp fit data=FILE`: anybody's table, its law, its card and figures."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,9 @@ import pytest
 from rag_exp import cli
 from rag_exp.analysis.file_fits import FileFit, read_table
 from rag_exp.analysis.law_figures import figures_of_law
-from rag_exp.analysis.study_fits import StudyFits
+from rag_exp.analysis.study_fits import StudyFit, StudyFits
 from rag_exp.core.errors import ConfigError, DataError
+from rag_exp.laws import fit
 
 
 def table(**changes):
@@ -146,3 +148,15 @@ def test_words_are_read_as_they_stand():
     assert (made.columns, made.units, made.loss) == ({"N": "p"}, {"N": 1e6}, "ls_log")
     with pytest.raises(ConfigError, match="data"):
         FileFit.of_words(["N=p"])
+
+
+def test_bands_of_equal_loss_that_hide_each_other_are_not_drawn():
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e8, 1e10, 4), np.geomspace(1e9, 1e11, 4)))
+    law = fit("chinchilla", {"N": n, "D": d, "loss": 1.7 + 400 * n**-0.34 + 410 * d**-0.28}, loss="ls_log")
+    for spread, drawn in ((0.05, True), (0.6, False)):  # of the floor over replicates; lines are some 0.3 nats apart
+        draws = np.tile([law.params[p] for p in law.form.parameters], (101, 1))
+        draws[:, law.form.parameters.index("E")] += np.linspace(-spread, spread, 101)
+        shaken = replace(law, draws_Rp=draws, resampling={**law.resampling, "draws": 101})
+        figure = next(f for f in figures_of_law(StudyFit("law", ("N", "D"), {}, shaken)) if f.name == "contours")
+        assert ("area" in {layer["mark"]["type"] for layer in figure.spec["layer"]}) is drawn
+        assert ("not drawn" in figure.caption) is not drawn
