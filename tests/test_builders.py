@@ -95,10 +95,11 @@ def test_an_index_in_shards_is_the_same_artifact_and_finds_the_same(tmp_path, mo
 
 @pytest.mark.parametrize(("index", "backend"), [("ivf", "local"), on_ray("ivf")])
 def test_an_index_in_shards_that_is_built_once_finds_the_same_at_every_size(tmp_path, index, backend):
-    """The prefixes end in the first and in the second of three shards."""
+    """The prefixes end in the first and in the second of three shards; the dial is tuned over each."""
 
     def asked(root, size, *overrides):
         once = [f"index@evaluation.index={index}", "evaluation.index.built=once", "evaluation.questions=20"]
+        once += ["evaluation.index.mode=iso_recall", "evaluation.index.tuning_questions=50"]
         config = configs.compose(["debug=tiny", *once, f"evaluation.corpus_size={size}", *overrides]).run
         return Store(tmp_path / root).ensure(plan_run(config, ContentDigests()).roles["topk"])
 

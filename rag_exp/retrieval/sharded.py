@@ -163,7 +163,6 @@ class Answer(NamedTuple):
 class Facts(NamedTuple):
     """What an open shard is."""
 
-    size: int
     is_exact: bool
     exact_scores: bool
     compares_codes: bool
@@ -189,7 +188,7 @@ class Shard:
 
     def facts(self) -> Facts:
         index = self._index
-        return Facts(index.size, index.is_exact, index.exact_scores, index.compares_codes, index.stats())
+        return Facts(index.is_exact, index.exact_scores, index.compares_codes, index.stats())
 
 
 class ShardedIndex(BuiltIndex):
@@ -204,7 +203,7 @@ class ShardedIndex(BuiltIndex):
         assert [p.share.number for p in places] == list(range(len(places)))
         last = places[-1]
         assert last.share.end >= (last.share.size if last.selected is None else last.selected)
-        self.size = sum(f.size for f in facts)
+        self.size = last.share.size  # as one index that is held to a prefix: of all it holds
         self.is_exact = all(f.is_exact for f in facts)
         self.exact_scores = all(f.exact_scores for f in facts)
         self.compares_codes = any(f.compares_codes for f in facts)
