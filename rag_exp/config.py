@@ -190,12 +190,28 @@ def validate(plain: dict[str, Any]) -> RunConfig:
     """The typed configuration.
 
     Raises:
-        ConfigError: every unknown key, wrong type and value out of range, each with its full path.
+        ConfigError: every unknown key, wrong type, value out of range, or value that a preset leaves to the user, each
+            with its full path.
     """
+    missing = list(_not_given(plain))
+    problems = [f"{path}: missing; give {path}=VALUE." for path in missing]
     try:
-        return RunConfig.model_validate(plain)
+        run = RunConfig.model_validate(plain)
     except ValidationError as e:
-        raise ConfigError([_sentence(error) for error in e.errors()]) from e
+        found = [_sentence(error) for error in e.errors()]
+        raise ConfigError([*problems, *(s for s in found if s.partition(":")[0] not in missing)]) from e
+    if problems:
+        raise ConfigError(problems)
+    return run
+
+
+def _not_given(plain: Any, path: str = "") -> Iterator[str]:
+    """Full paths of the values that a preset leaves to the user (``???``)."""
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            yield from _not_given(value, f"{path}.{key}" if path else str(key))
+    elif plain == "???":
+        yield path
 
 
 def sweep_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:

@@ -140,6 +140,8 @@ def problems_of(config: RunConfig, train: Setting, asked: Setting) -> list[str]:
         found.append("encoder: points turns the numbers of corpus=points into vectors; neither goes without the other.")
     if any(s.uses_vectors and s.index.reads_vectors for s in (train, asked)):
         found += config.encoder.lacks_passages()
+    if config.corpus.kind == "points" and asked.source == "index" and asked.index.needs != "vectors":
+        found.append(f"index.kind: {asked.index.kind} reads words, and the points of corpus=points have none.")
     if config.encoder.precomputed and asked.uses_vectors:
         if train.hop2 is not None:
             found.append("retrieval.hop2: encoder=precomputed has no vectors for what a second hop asks; use one hop.")

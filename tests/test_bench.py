@@ -100,6 +100,7 @@ grids:
         (["retriever=query"], "no reader that teaches"),
         (["index=ivf", "index.mode=iso_recall", "evaluation.split=train"], "those that are asked must be others"),
         (["corpus=points", "questions=points"], "neither goes without the other"),
+        (["corpus=points", "questions=points", "encoder=points", "index=bm25"], "bm25 reads words"),
     ],
 )
 def test_what_is_no_search_is_refused(place, capsys, overrides, message):

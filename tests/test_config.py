@@ -52,6 +52,13 @@ def test_all_problems_at_once():
     assert starts == ["corpus", "nothing", "optim.lr", "retrieval.k", "seed"]
 
 
+def test_what_a_preset_leaves_to_the_user_is_asked_for():
+    found = problems("encoder=precomputed", "corpus=trec", "retrieval.k=0")
+    missing = ["corpus.files", "encoder.questions", "encoder.question_ids"]
+    assert found[:3] == [f"{path}: missing; give {path}=VALUE." for path in missing]
+    assert [p.split(":")[0] for p in found[3:]] == ["retrieval.k"]
+
+
 def test_a_kind_that_does_not_exist():
     (text,) = problems("index.kind=flt")
     assert text.startswith("index.kind: 'flt' is no kind of index. Did you mean 'flat'?")
@@ -115,6 +122,8 @@ def test_every_group_option_that_comes_with_the_package_is_valid():
         "judged",
         "precomputed",
         "run",
+        "file",
+        "hosted",
     }
     for group in sorted(configs._groups(None) - {"experiment", "study", "debug"}):
         for option in configs.group_options(group):
