@@ -1,4 +1,4 @@
-"""``rag-exp fit data=FILE``: laws for anybody's table (CSV, parquet, JSON lines, a W&B export), with figures.
+"""``rag-exp fit data=FILE``: laws for anybody's table (CSV, parquet, JSON lines, W&B's table of runs), with figures.
 
 The same engine and the same choice among forms as for a study: held-out largest levels decide, never the fit itself.
 """
@@ -20,13 +20,14 @@ from rag_exp.laws.options import LawOptions, Loss
 if TYPE_CHECKING:
     import pandas as pd
 
-_READERS = {".csv": "read_csv", ".parquet": "read_parquet", ".jsonl": "read_json", ".ndjson": "read_json"}
+FORMATS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+SEPARATORS = ",;\t"
 
 
 class FileFit(Options):
     """What ``rag-exp fit data=FILE`` takes; every key is a word ``key=value`` of the command."""
 
-    data: str = Field(description="a .csv (also .csv.gz), .parquet or .jsonl file, a row for each run")
+    data: str = Field(description="a .csv, .tsv (either gzipped too), .parquet or .jsonl file, a row for each run")
     law: tuple[str, ...] = Field(
         (), description="candidate forms (chinchilla, kaplan, ...); none: those known for the axes that are given"
     )
@@ -148,24 +149,38 @@ def fit_file(options: FileFit) -> Iterator[str]:
 
 
 def read_table(file: str) -> pd.DataFrame:
-    """A table of runs.
+    """A table of runs. What separates the values of a ``.csv`` or ``.tsv`` file is read off its first line.
 
     Raises:
-        DataError: no such file, no such format, or it cannot be read.
+        DataError: no such file, no such format, it cannot be read, or its rows are no runs.
     """
     import pandas as pd
 
     path = Path(file)
-    suffix = next((s for s in path.suffixes if s in _READERS), None)
+    suffix = next((s for s in path.suffixes if s in FORMATS), None)
     if suffix is None:
-        raise DataError(f"data: {file}: a file of {', '.join(_READERS)} is wanted.")
+        raise DataError(f"data: {file}: a file of {', '.join(FORMATS)} is wanted.")
     if not path.is_file():
         raise DataError(f"data: no file {file!r} (looked from {Path.cwd()}).")
     try:
-        more = {"lines": True} if _READERS[suffix] == "read_json" else {}
-        return getattr(pd, _READERS[suffix])(path, **more)
+        if suffix == ".parquet":
+            table = pd.read_parquet(path)
+        elif suffix in (".jsonl", ".ndjson"):
+            table = pd.read_json(path, lines=True)
+        else:
+            heads = {sep: len(pd.read_csv(path, sep=sep, nrows=0).columns) for sep in SEPARATORS}
+            table = pd.read_csv(path, sep=max(heads, key=lambda sep: heads[sep]))
     except (ValueError, OSError, pd.errors.ParserError) as e:
         raise DataError(f"data: {file} cannot be read: {e}.") from e
+    names = {str(c) for c in table.columns}
+    charted = next((n for n in sorted(names) if " - " in n and {f"{n}__MIN", f"{n}__MAX"} <= names), None)
+    if charted:
+        raise DataError(
+            f"data: {file} is the export of a W&B chart ({charted!r} with its __MIN and __MAX): a row for each step, "
+            "which says nothing of a run's size. Export the project's table of runs (its Export as CSV), which has a "
+            "row for each run with its configuration and its summary."
+        )
+    return table
 
 
 def _mapped(table: pd.DataFrame, options: FileFit) -> tuple[dict[str, Any], list[str], list[str]]:

@@ -153,8 +153,8 @@ class LawFit:
             interval: level of a pointwise interval over the replicates (0.95, say), or None for values alone.
 
         Returns:
-            values [n], or a :class:`Prediction`, whose interval spans those of all acceptable forms: away from the
-            data the choice of the form is worth more than the noise.
+            values [n] (:meth:`beyond` says how far from the data), or a :class:`Prediction`, whose interval spans
+            those of all acceptable forms: away from the data the choice of the form is worth more than the noise.
 
         Raises:
             LawError: an axis is absent or not positive, ``interval`` is no level, or one is asked for and there are no

@@ -100,8 +100,8 @@ def newton(
             theta[who[good]] = trial[good]
             loss[who[good]] -= fall[good]
             stalls[who] = np.where(good, np.where(tiny, stalls[who] + 1, 0), stalls[who])
-            ratio = np.where(tiny, 1.0, fall / np.maximum(expected, 1e-300))
-            change = np.where(ratio > 0.75, 0.01, np.where(ratio > 0.1, 0.1, 1.0))
+            expected = np.maximum(expected, 0.0)
+            change = np.where(tiny | (fall > 0.75 * expected), 0.01, np.where(fall > 0.1 * expected, 0.1, 1.0))
             damping_R[who] = np.clip(np.where(good, damping_R[who] * change, damping_R[who] * 8 + 1e-9), 1e-15, 1e12)
             left = left[~good]
             if not len(left):

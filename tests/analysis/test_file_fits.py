@@ -135,11 +135,29 @@ def test_a_column_with_a_slash_makes_no_folder(place):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match="no file"):
         read_table(str(tmp_path / "x.csv"))
-    with pytest.raises(DataError, match=r"\.csv, \.parquet"):
+    with pytest.raises(DataError, match=r"\.csv, \.tsv, \.parquet"):
         read_table("x.xlsx")
     (tmp_path / "x.parquet").write_text("no parquet")
     with pytest.raises(DataError, match="cannot be read"):
         read_table(str(tmp_path / "x.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "sep"), [("x.csv", ","), ("x.csv", ";"), ("x.csv", "\t"), ("x.tsv", "\t"), ("x.tsv.gz", "\t")]
+)
+def test_values_are_separated_as_the_first_line_is(tmp_path, name, sep):
+    runs = table().rename(columns={"final": "loss, in nats"})
+    runs.to_csv(tmp_path / name, index=False, sep=sep)
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / name)), runs)
+    runs[["params"]].to_csv(tmp_path / name, index=False, sep=sep)
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / name)), runs[["params"]])
+
+
+def test_a_chart_of_steps_is_no_table_of_runs(tmp_path):
+    curves = {f"{run} - loss{end}": [3.0, 2.0] for run in ("a", "b") for end in ("", "__MIN", "__MAX")}
+    pd.DataFrame({"Step": [1, 2], **curves}).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(DataError, match=r"a W&B chart \('a - loss' with.*Export the project's table of runs"):
+        read_table(str(tmp_path / "x.csv"))
 
 
 def test_words_are_read_as_they_stand():
