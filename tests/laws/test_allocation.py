@@ -130,8 +130,13 @@ def brute(law, costs, budget, **axes):
     return law.predict({"N": size[ok], **{a: v[ok] for a, v in at.items() if a in law.form.variables}}).min()
 
 
-COVERED = {"E": 14.0, "A": 60.0, "alpha": 0.25, "G": 1.2e-4, "gamma": 0.55, "B": 1e-3, "beta": 0.25}
-GAINING = {"E": 4.0, "A": 400.0, "alpha": 0.3, "B": 2000.0, "beta": 0.3, "G": 8.0, "delta": 0.2, "M0": 1e6}
+MADE_UP = {
+    "joint_coverage": {"E": 14.0, "A": 60.0, "alpha": 0.25, "G": 1.2e-4, "gamma": 0.55, "B": 1e-3},
+    "joint_hill": {"E": 4.0, "A": 400.0, "alpha": 0.3, "G": 0.2, "h": 5.0, "M0": 8e4},  # either end of M is good
+    "rag_interaction": {
+        "E": 4.0, "A": 400.0, "alpha": 0.3, "B": 2000.0, "beta": 0.3, "G": 8.0, "delta": 0.2, "M0": 1e6,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("budget", [1e19, 1e21])
@@ -142,20 +147,31 @@ def test_no_lattice_finds_less(chinchilla, budget):
     assert best * (1 - 1e-9) < row["loss"] <= best * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("form", ["joint_coverage", "rag_interaction"])
+@pytest.mark.parametrize("form", list(MADE_UP))
 def test_no_lattice_finds_less_where_a_corpus_has_its_price(form):
-    axes = RAG if form == "rag_interaction" else {a: RAG[a] for a in "NM"}
-    law = fitted(form, axes, 4 + 400 * RAG["N"] ** -0.3 + 2000 * RAG["D"] ** -0.3 - 0.001 * RAG["M"] ** 0.2)
-    law.params = {p: (GAINING if form == "rag_interaction" else COVERED).get(p, v) for p, v in law.params.items()}
+    loss = 4 + 400 * RAG["N"] ** -0.3 + 2000 * RAG["D"] ** -0.3 - 0.001 * RAG["M"] ** 0.2
+    law = replace(fitted(form, RAG, loss), params=MADE_UP[form])
     costs = Costs(tokens=1e10, embed=1e11, refreshes=3, build=1e10, queries=1e7, search=1e3, read=400, k=5)
     tokens = {"D": np.geomspace(1e8, 1e13, 801)} if "D" in law.form.variables else {}
     sizes = np.geomspace(1e3, 1e9, 1601 if tokens else 400_001)
-    for budget in (1e19, 1e20):
+    for budget in (1e19 if tokens else 1e18, 1e20):
         row = frontier(law, costs, [budget]).iloc[0]
         assert row["reason"] is None
         best = brute(law, costs, budget, M=sizes, **tokens)
         assert best * (1 - 1e-4) < row["loss"] <= best * (1 + 1e-9)
         assert sum(row[f"flops.{k}"] for k in ("training", "corpus", "search", "reading")) == pytest.approx(budget)
+
+
+def test_bands_span_the_forms_that_hold_as_well(noisy):
+    loss = np.asarray(noisy.rows["y"])
+    tied = fitted("chinchilla_tied", {"N": N, "D": D}, loss, bootstrap=200, bootstrap_kind="wild")
+    alone, apart = (frontier(law, Costs(), [1e20]).iloc[0] for law in (noisy, tied))
+    both = frontier(replace(noisy, alternatives=[tied]), Costs(), [1e20]).iloc[0]
+    for name in ("N", "D", "loss"):
+        assert both[name] == alone[name]
+        assert both[f"{name}_low"] == min(alone[f"{name}_low"], apart[f"{name}_low"])
+        assert both[f"{name}_high"] == max(alone[f"{name}_high"], apart[f"{name}_high"])
+    assert both["N_high"] / both["N_low"] > alone["N_high"] / alone["N_low"]
 
 
 def test_an_optimum_far_from_the_data_is_refused_and_one_near_them_says_how_far(chinchilla):
