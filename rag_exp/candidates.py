@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NOT_A_RUN = ("study", "law")
 STAGES = {"reader_warmup": "flops.reader_warmup", "checkpoint": "flops.marginal"}
 SEED = "seed"
-KEYS = {
+AXIS_KEYS = {
     "N": ("generator.size",),
     "D": ("training.steps", "training.warmup.steps"),
     "M": ("evaluation.corpus_size", "corpus.size"),
@@ -115,7 +115,7 @@ def family(plan: Study, rows: pd.DataFrame, fitted: Sequence[str], needs: Mappin
         rest = tuple(o for o in p.overrides if key_of(o) not in p.axes and key_of(o).partition(".")[0] not in NOT_A_RUN)
         groups.setdefault((rest, tuple(p.axes)), []).append(p)
     (fixed, keys), points = max(groups.items(), key=lambda g: sum(p.run_id in fitted for p in g[1]))
-    set_by = {axis: next((k for k in known if k in keys), known[0]) for axis, known in KEYS.items()}
+    set_by = {axis: next((k for k in known if k in keys), known[0]) for axis, known in AXIS_KEYS.items()}
     others: dict[str, list[str]] = {
         key: list(dict.fromkeys(p.axes[key] for p in points if key == SEED or p.run_id in fitted))
         for key in keys

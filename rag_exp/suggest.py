@@ -15,7 +15,7 @@ from rag_exp import config as configs
 from rag_exp.analysis.fits import current_fits, law_options
 from rag_exp.analysis.study_fits import MIN_LEVELS
 from rag_exp.analysis.tables import finished, load_study
-from rag_exp.candidates import SEED, Candidate, Dial, Family, candidates, family, key_of
+from rag_exp.candidates import AXIS_KEYS, SEED, Candidate, Dial, Family, candidates, family, key_of
 from rag_exp.core.errors import ConfigError, DataError, LawError
 from rag_exp.core.options import Options
 from rag_exp.core.record import RunRecord
@@ -26,7 +26,8 @@ from rag_exp.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rag_exp.analysis.study_fits import StudyFits
+    from rag_exp.analysis.study_fits import StudyFit, StudyFits
+    from rag_exp.laws.options import LawOptions
     from rag_exp.laws.surface import Surface
 
 
@@ -90,8 +91,7 @@ def suggest_runs(
         raise DataError(f"No finished run of arm {fits.arm} tells what a run costs. Run the study first.")
     laws = _laws(fits, rows)
     fitted = laws[0].run_ids if laws else rows["run_id"].tolist()
-    axes = ("N", "M", "K") if fits.factorised is not None else ("N", "M")
-    known = family(plan, rows, fitted, dict.fromkeys(axes, MIN_LEVELS))
+    known = family(plan, rows, fitted, _needs(plan, fits, law_options(plan.law, plan.forms)))
     spent = SECONDS if options.timed else FLOPS
     costs = costs_of_records(known.rows, spent=spent, queries=float(known.rows["questions"].median()))
     yield from (_lacking(dial) for dial in known.dials.values() if dial.lacking)
@@ -156,23 +156,37 @@ class _Law:
 
 
 def _laws(fits: StudyFits, rows: pd.DataFrame) -> list[_Law]:
-    """The study's laws in several axes, the one in N and M first."""
+    """The study's laws in several axes: in N and M, the widest, and the factorised one."""
     from rag_exp.laws.surface import Surface
 
-    found = []
-    if (joint := fits.joint()) is not None and joint.law is not None:
-        found.append(_Law(Surface(joint.law), joint.run_ids, rows))
+    found, joint, widest = [], fits.joint(), fits.widest()
+    for fit in (joint, widest if widest is not joint else None):
+        if fit is not None and fit.law is not None:
+            found.append(_Law(Surface(fit.law), fit.run_ids, rows))
     if fits.factorised is not None and (law := fits.factorised.law) is not None:
         growth = joint.where.get("growth") if joint is not None else next(iter(law.coverage))
         found.append(_Law(Surface(law, {"growth": growth}), fits.factorised.run_ids, rows))
     return found
 
 
+def _needs(plan: Study, fits: StudyFits, options: LawOptions) -> dict[str, int]:
+    """How many levels the study's laws need of every axis: to choose among forms, the largest is held out."""
+
+    def needed(law: StudyFit | None, forms: Sequence[str]) -> int:
+        return MIN_LEVELS + (law is None and len(forms) > 1)
+
+    found = dict.fromkeys(("N", "M"), needed(fits.joint(), options.joint))
+    if any(key in p.axes for p in plan.points for key in AXIS_KEYS["D"]):
+        in_D = next((f for f in fits.fits if "D" in f.axes and f.law is not None), None)
+        found["D"] = needed(in_D, options.trained)
+    return found | ({"K": MIN_LEVELS} if fits.factorised is not None else {})
+
+
 def _lacking(dial: Dial) -> str:
     """Why new levels of an axis come first."""
     numbers = sorted(set(dial.levels.values()))
     has = f"{len(numbers)} level{'s' * (len(numbers) != 1)} of {dial.axis} ({', '.join(f'{v:,.0f}' for v in numbers)})"
-    text = f"the study has {has}, and a law in {dial.axis} needs {MIN_LEVELS}"
+    text = f"the study has {has}, and a law in {dial.axis} needs {len(numbers) + dial.lacking}"
     if len(dial.new) < dial.lacking:
         return f"{text}; {dial.key} gives {len(dial.new) or 'no'} more here"
     return f"{text}: new ones come first"

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rag_exp.analysis.study_fits import StudyFits
 from rag_exp.analysis.tables import load_study
 from rag_exp.core.errors import ConfigError
 from rag_exp.core.record import read_record, write_record
 from rag_exp.core.store import RECORD, Store
+from rag_exp.laws import LawOptions
 from rag_exp.run import RunFolder
 from rag_exp.study import expand, records_of, write_plan
-from rag_exp.suggest import _products, suggest_options, suggest_runs
+from rag_exp.suggest import _needs, _products, suggest_options, suggest_runs
 
 QUICKSTART = Path(__file__).parents[1] / "results" / "quickstart"
 LAW = ["law.over_N=[power]", "law.over_M=[gain]", "law.joint=[joint_coverage]"]
@@ -169,11 +171,19 @@ def test_passages_read_are_an_axis_where_the_law_has_it(tmp_path):
 def test_a_longer_training_is_an_axis_where_the_study_has_it(tmp_path):
     grid = {"generator.size": SIZES, "evaluation.corpus_size": CORPORA, "training.steps": [300, 150]}
     lines = suggested(finished(tmp_path, grid, "law.bootstrap=0"), "budget=1.4e12", "parts=1")
+    assert "2 levels of D" in lines[0]
+    assert "a law in D needs 4: new ones come first" in lines[0]  # of four forms, the longest held out to choose
     run = runs_of(lines)[0]
     assert "generator.size=s1 training.steps=600" in run
     # The warm-up is there already; 600 steps take twice the operations that the record has for 300.
     at = next(i for i, line in enumerate(lines) if line.strip() == run)
     assert prices(lines[at:])[0] == pytest.approx(2 * 5.93e11 + 0.8e11, rel=0.1)
+
+
+def test_where_forms_are_to_be_chosen_among_a_level_more_is_needed(study):
+    plan, none = study[0], StudyFits("nll", "dense", [], [], "")
+    assert _needs(plan, none, LawOptions()) == {"N": 4, "M": 4}
+    assert _needs(plan, none, LawOptions(joint=("joint",))) == {"N": 3, "M": 3}
 
 
 def test_products():

@@ -235,14 +235,14 @@ def _written(asked: Frontier, folder: Path) -> Iterator[str]:
 
 def _law(fits: StudyFits, wanted: str | None) -> tuple[str, Any, list[str]]:
     """The name, the law and its runs."""
-    joint, factors = fits.joint(), fits.factorised
+    joint, factors = fits.widest(), fits.factorised
     if factors is not None and factors.law is not None and wanted != "joint":
         return "factorised", factors.law, factors.run_ids
     if joint is not None and wanted != "factorised":
         return joint.name, joint.law, joint.run_ids
     reasons = []
     if wanted != "factorised":
-        reasons.append("no setting carries a law in N and M")
+        reasons.append("no setting carries a law in N and M, or in N and D")
     if wanted != "joint":
         reasons.append("no factorised law was fitted (law=factorised)" if factors is None else str(factors.reason))
     raise DataError(f"The study has no law to follow: {'; '.join(r.rstrip('.') for r in reasons)}.")

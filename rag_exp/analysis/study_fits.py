@@ -2,7 +2,8 @@
 
 Rows that differ in anything but model size, corpus size and seed are different curves (another index, another
 growth of the corpus). For each such condition a law is fitted in N at every corpus size, in M at every model
-size, and in both together.
+size, and in both together. Rows that were trained for different lengths are different curves, too; where there are
+enough lengths, a law is also fitted to all of them, in N and D or in N, D and M.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ MIN_CLUSTERS = 4
 SETTINGS = ("index", "growth", "K", "K_train")
 # Configuration that the columns N, M, K, index, growth and arm already stand for.
 _STOOD_FOR = ("config.seed", "config.evaluation.corpus_size", "config.evaluation.growth", "config.evaluation.source")
+LENGTHS = ("config.training.steps", "config.training.warmup.steps")  # what D is set by
 
 
 @dataclass
@@ -46,7 +48,7 @@ class StudyFit:
 
     Attributes:
         name: unique in the study, fit for a file's name.
-        axes: ``("N",)``, ``("M",)`` or ``("N", "M")``.
+        axes: ``("N",)``, ``("M",)``, ``("N", "M")``, ``("N", "D")`` or ``("N", "D", "M")``.
         where: what its rows have in common (index, growth, K, and N or M for a law in one axis).
         law: the fit; None where ``reason`` says why not.
         comparison: rows of ``rag_exp.laws.compare`` over the candidate forms.
@@ -97,6 +99,11 @@ class StudyFits:
         """The law in N and M with the most rows."""
         found = [f for f in self.fits if f.axes == ("N", "M") and f.law is not None]
         return max(found, key=lambda f: len(f.run_ids), default=None)
+
+    def widest(self) -> StudyFit | None:
+        """The law in N and as many of D and M as any has, of those the one with the most rows."""
+        found = [f for f in self.fits if len(f.axes) > 1 and f.law is not None]
+        return max(found, key=lambda f: (len(f.axes), "M" in f.axes, len(f.run_ids)), default=None)
 
     def law_named(self, name: str) -> Any:
         """The law of this name (``factorised``: that one); None where there is none."""
@@ -197,6 +204,10 @@ def fit_table(
     for where, group in groups(rows, conditions):
         shown = {k: v for k, v in where.items() if names[k] or k in ("index", "growth")}
         fitter.condition(shown, group)
+    lengths = [c for c in conditions if c in LENGTHS]
+    for where, group in groups(rows, [c for c in conditions if c not in lengths]) if lengths else ():
+        shown = {k: v for k, v in where.items() if names[k] or k in ("index", "growth")}
+        fitter.trained(shown, group, lengths)
     factors = None
     if options.factorised:
         factors = fit_factors(rows, metric, conditions, options, answers or {})
@@ -219,6 +230,8 @@ def basis_of(table: pd.DataFrame, options: LawOptions) -> str:
     done = table[table["status"] == "finished"]
     values = [[r, None if v is None or v != v else float(v)] for r, v in zip(done["run_id"], done[metric], strict=True)]
     stands_on = {"options": options.identity(), "rows": sorted(values), "version": FITS_VERSION}
+    if any(c in done and done[c].map(str).nunique() > 1 for c in LENGTHS):
+        stands_on["in_D"] = True
     return digest(stands_on | ({"factors": FACTORS_VERSION} if options.factorised else {}))
 
 
@@ -277,12 +290,34 @@ class _Fitter:
                 if rows[axis].nunique() >= MIN_LEVELS:
                     self.one((axis,), {**where, other: int(level)}, rows, forms)
 
+    def trained(self, where: dict[str, Any], group: pd.DataFrame, lengths: list[str]) -> None:
+        """Laws in N and D: in M, too, where it has levels, else at each of its levels."""
+
+        def enough(rows: pd.DataFrame) -> bool:
+            # Of one length, D may differ a little from seed to seed.
+            return min(len(rows[lengths].map(str).drop_duplicates()), rows["N"].nunique()) >= MIN_LEVELS
+
+        def of(*axes: str) -> list[str]:
+            return [f for f in self.options.trained if set(form_by_name(f).variables) == set(axes)]
+
+        from rag_exp.laws.forms import form_by_name
+
+        if not enough(group) or group["D"].isna().any():
+            return
+        if group["M"].nunique() >= MIN_LEVELS and of("N", "D", "M"):
+            self.one(("N", "D", "M"), where, group, of("N", "D", "M"))
+            return
+        for level in sorted(group["M"].unique()) if of("N", "D") else ():
+            rows = group[group["M"] == level]
+            if enough(rows):
+                self.one(("N", "D"), {**where, "M": int(level)}, rows, of("N", "D"))
+
     def one(self, axes: tuple[str, ...], where: dict[str, Any], rows: pd.DataFrame, forms: Sequence[str]) -> None:
         from rag_exp.laws.choice import compare
         from rag_exp.laws.chosen import chosen_law
         from rag_exp.laws.holdout import LARGEST, for_axes
 
-        data = {k: rows[k].to_numpy(dtype=float) for k in ("N", "M")} | {
+        data = {k: rows[k].to_numpy(dtype=float) for k in dict.fromkeys(("N", "M", *axes))} | {
             "loss": rows[self.metric].to_numpy(dtype=float)
         }
         data |= {k: rows[k].tolist() for k in ("N_definition", "M_definition") if k in rows}

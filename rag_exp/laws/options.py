@@ -19,6 +19,8 @@ HOLDOUTS = (
     "leave_one_level_out_N",
     "leave_one_level_out_M",
 )
+TRAINED = ("chinchilla", "rag_power", "rag_log", "rag_interaction")
+
 Loss = Literal["huber_log", "lad_log", "ls_log", "ls_raw"]
 
 
@@ -35,6 +37,11 @@ class LawOptions(Options):
     )
     joint: tuple[str, ...] = Field(
         ("joint", "joint_gain", "joint_log_gain", "joint_coverage", "joint_rising"), description="candidates in both"
+    )
+    trained: tuple[str, ...] = Field(
+        TRAINED,
+        description="candidates in N and D, and in N, D and M, where a study varies the length of training; those of "
+        "the axes that vary are tried",
     )
     factorised: bool = Field(
         False, description="whether the law through coverage, rank, index recall and use is fitted too"
@@ -75,8 +82,10 @@ class LawOptions(Options):
     seed: int = 0
 
     def identity(self, *leave_out: str) -> dict[str, Any]:
-        """The identity, without a law and without hold-outs that are not asked for."""
+        """The identity, without a law, hold-outs and candidates that are not asked for."""
         found = super().identity(*leave_out)
+        if self.trained == TRAINED:
+            del found["trained"]
         if not self.factorised:
             del found["factorised"]
         if not self.holdout:
@@ -108,7 +117,7 @@ class LawOptions(Options):
             raise ValueError(f"a hold-out is named twice: {', '.join(names)}")
         return names
 
-    @field_validator("over_N", "over_M", "joint")
+    @field_validator("over_N", "over_M", "joint", "trained")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         from rag_exp.laws.forms import form_by_name  # brings numpy

@@ -233,3 +233,58 @@ def test_lines_for_the_terminal(fits):
     bad = next(f for f in fits.fits if f.law is None)
     assert summary(bad).startswith(f"{bad.name}: no law: 3 levels")
     assert described({"index": "flat", "growth": None, "M": 32_380}) == "flat index, M = 32,380"
+
+
+IN_D = LawOptions(
+    bootstrap=0,
+    over_N=("power",),
+    over_M=("gain",),
+    joint=("joint_gain",),
+    trained=("chinchilla", "rag_power", "rag_log"),
+)
+
+
+def lengths(sizes=(1e5, 3e5, 1e6, 3e6), steps=(100, 300, 900, 2700), corpora=(1000, 3000, 9000, 27_000)):
+    """A study whose training lengths vary, of a law in N, D and M."""
+    import itertools
+
+    import pandas as pd
+
+    rows = []
+    for n, s, m in itertools.product(sizes, steps, corpora):
+        d = 4e4 * s
+        nll = 3 + 40 * n**-0.25 + 60 * d**-0.2 + 4 - 0.02 * m**0.45
+        rows.append({"N": n, "D": d, "M": m, "config.training.steps": s, "nll": nll, "run_id": f"{n:g}-{s}-{m}"})
+    same = {"status": "finished", "arm": "dense", "index": "flat", "growth": "coverage", "K": 4, "K_train": 4}
+    table = pd.DataFrame(rows).assign(**same, M_train=27_000, seed=0, whole_corpus=False)
+    table["whole_corpus"] = table["M"] == max(corpora)
+    table.attrs["metric"] = "nll"
+    return table
+
+
+def test_where_the_length_of_training_varies_a_law_has_D(study):
+    found = fit_table(lengths(), IN_D)
+    law = found.widest()
+    assert law.axes == ("N", "D", "M")
+    assert law.where == {"index": "flat", "growth": "coverage"}
+    assert len(law.run_ids) == 64
+    assert law.law.form.name == "rag_power"
+    params = law.law.params
+    assert (params["alpha"], params["beta"], params["gamma"]) == pytest.approx((0.25, 0.2, 0.45), abs=0.01)
+    # Each length is a curve of its own, as before.
+    assert {f.where["config.training.steps"] for f in found.fits if f.axes == ("N", "M")} == {100, 300, 900, 2700}
+    assert found.joint().axes == ("N", "M")
+
+
+def test_a_law_of_D_at_each_corpus_where_there_are_few_and_none_where_lengths_are_few():
+    found = fit_table(lengths(corpora=(1000, 27_000)), IN_D)
+    assert [(f.axes, f.where["M"]) for f in found.fits if "D" in f.axes] == [(("N", "D"), 1000), (("N", "D"), 27_000)]
+    assert found.widest().law.form.name == "chinchilla"
+    assert not [f for f in fit_table(lengths(steps=(100, 300)), IN_D).fits if "D" in f.axes]
+
+
+def test_the_option_of_laws_in_D_leaves_cards_of_other_studies_as_they_are(study):
+    table = study[2]
+    assert "trained" not in LawOptions().identity()
+    assert basis_of(table, LawOptions()) == basis_of(table.assign(**{"config.training.steps": 300}), LawOptions())
+    assert basis_of(lengths(), LawOptions()) != basis_of(lengths(), LawOptions(trained=("chinchilla",)))

@@ -7,7 +7,7 @@ import pytest
 from rag_exp.analysis.tables import load_study
 from rag_exp.core.errors import DataError
 from rag_exp.laws import Costs, costs_of_records
-from rag_exp.laws.costs import SECONDS
+from rag_exp.laws.costs import FLOPS, SECONDS
 
 QUICKSTART = Path(__file__).parents[2] / "results" / "quickstart"
 
@@ -39,6 +39,25 @@ def test_a_study_tells_its_own_costs():
     np.testing.assert_allclose(said, spent.astype(float), rtol=0.08)
     assert costs_of_records(rows, train=6.0).train == 6.0
     assert (costs.tokens, costs.passages, costs.k) == (5330608, 5688, 4)  # of a law without D, M or K
+
+
+@pytest.mark.parametrize(("spent", "embedded"), [(FLOPS, "flops.embedding"), (SECONDS, "seconds.embeddings/0")])
+def test_what_was_spent_tells_every_constant(spent, embedded):
+    true = Costs(train=6, train_token=5e5, fixed=3e9, embed=7e4, build=1e3, search=40, read=300, read_passage=2e7)
+    true = true.model_copy(update={"queries": 50.0})
+    N, M = (g.ravel() for g in np.meshgrid([1e5, 4e5, 1e6], [1e3, 1e4]))
+    rows = pd.DataFrame({"N": N, "D": 2e6, "M": M, "K": 4.0, "questions": 50.0})
+    parts = true.parts(N, 2e6, M, 4.0)
+    warmup, marginal = spent["training"]
+    rows[spent["fixed"][0]] = true.fixed
+    rows[warmup] = 0.7 * (parts["training"] - true.fixed)
+    rows[marginal] = 0.3 * (parts["training"] - true.fixed)
+    rows[embedded] = true.embed * (M if spent is FLOPS else 1e4)  # whole shards
+    rows[spent["build"][0]], rows[spent["search"][0]] = true.build * M, parts["search"]
+    rows[spent["reading"][0]] = parts["reading"]
+    found = costs_of_records(rows, spent=spent, queries=50)
+    for name in ("train", "train_token", "fixed", "embed", "build", "search", "read", "read_passage"):
+        assert getattr(found, name) == pytest.approx(getattr(true, name)), name
 
 
 def test_a_study_tells_what_its_runs_took():
