@@ -22,6 +22,7 @@ from rag_exp.laws.forms import AXES, Form, form_by_name
 from rag_exp.laws.problem import Problem
 from rag_exp.laws.replication import KINDS, UNCONVERGED, Resampling, replicate
 from rag_exp.laws.rows import check_rows, read_rows
+from rag_exp.laws.wild import blind, few
 
 Loss = Literal["huber_log", "lad_log", "ls_log", "ls_raw"]
 LOSSES = ("huber_log", "lad_log", "ls_log", "ls_raw")
@@ -117,6 +118,7 @@ def fit(
                 "cluster is given, but bootstrap_kind='case' draws single rows: the intervals take the "
                 "rows of a cluster for independent"
             )
+        warnings += _of_spare(resampling)
         again = resampling["drawn_again"] / (len(draws) + resampling["drawn_again"])
         if again > 0.1:
             warnings.append(
@@ -206,6 +208,16 @@ def _held(form: Form, fixed: Mapping[str, float] | None) -> dict[str, float]:
     if len(held) == len(form.parameters):
         raise LawError(f"All parameters of {form.label} are fixed: nothing is left to fit.")
     return held
+
+
+def _of_spare(resampling: Mapping[str, Any]) -> list[str]:
+    """What few rows or clusters beside the parameters mean for the intervals."""
+    spare = resampling.get("spare", {})
+    because = blind(spare)
+    if because:
+        return [f"{because}: only the noise of the given replicates is in the intervals of those parameters"]
+    words = few(spare)
+    return [words] if words else []
 
 
 def _known(what: str, value: str, known: tuple[str, ...]) -> None:

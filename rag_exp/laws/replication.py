@@ -13,7 +13,8 @@ from rag_exp.laws.hierarchy import question_means, seed_weights
 from rag_exp.laws.newton import Solution
 from rag_exp.laws.problem import Problem
 from rag_exp.laws.starts import projected_starts
-from rag_exp.laws.uncertainty import resampled_weights, unbent, wild_factors
+from rag_exp.laws.uncertainty import resampled_weights
+from rag_exp.laws.wild import Errors, blind
 
 KINDS = ("case", "cluster", "wild", "hierarchical")
 UNCONVERGED = ("error", "leave_out")
@@ -55,14 +56,19 @@ def replicate(
         y_Rn = _given(problem, how.replicates)
         note.update(kind="given" if how.kind != "wild" else "given and wild", draws=len(y_Rn))
         if how.kind == "wild":
-            y_Rn = _shaken(problem, y_Rn, theta_p, len(y_Rn), how.seed)
+            y_Rn, note["spare"] = _shaken(problem, y_Rn, theta_p, len(y_Rn), how.seed)
     elif how.resamples is not None:
         w_Rn = rows.w_n * _matched(problem, how.resamples, "resamples")
         note.update(kind="given", draws=len(w_Rn))
     elif not how.draws:
         return None, {"kind": None, "draws": 0, "seed": None}
     elif how.kind == "wild":
-        y_Rn = _shaken(problem, design.values(theta_p[None]), theta_p, how.draws, how.seed)
+        y_Rn, note["spare"] = _shaken(problem, design.values(theta_p[None]), theta_p, how.draws, how.seed)
+        if because := blind(note["spare"]):
+            raise LawError(
+                f"{problem.form.label} leaves the errors' size unknown: {because}, so that no interval can be given. "
+                "Add some, use a simpler form, or hold a parameter that is known with fixed."
+            )
     elif how.kind == "hierarchical":
         y_Rn, w_Rn, note["levels"] = _hierarchical(problem, theta_p, how)
     else:
@@ -107,7 +113,7 @@ def _hierarchical(problem: Problem, theta_p: np.ndarray, how: Resampling) -> tup
         if problem.objective.log and not (y_Rn > 0).all():
             raise LawError("A resample of the questions has a mean loss that is not positive.")
     if alone_n.any():
-        y_Rn = _shaken(problem, y_Rn, theta_p, how.draws, how.seed, alone_n)
+        y_Rn, _ = _shaken(problem, y_Rn, theta_p, how.draws, how.seed, alone_n)
     levels = {
         "questions": None if how.questions is None else len(how.questions),
         "rows with other seeds": int((~alone_n).sum()),
@@ -118,15 +124,13 @@ def _hierarchical(problem: Problem, theta_p: np.ndarray, how: Resampling) -> tup
 
 def _shaken(
     problem: Problem, y_Rn: np.ndarray, theta_p: np.ndarray, draws: int, seed: int, which_n: np.ndarray | None = None
-) -> np.ndarray:
-    """``y_Rn`` with the fit's residuals, each times a random factor (those of ``which_n`` alone, where given)."""
-    factors = wild_factors(problem.rows, draws, problem.free, seed)
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """``y_Rn`` with errors like the fit's (of ``which_n`` alone, where given), and ``Errors.spare``."""
+    errors = Errors.of(problem, theta_p)
+    shift = errors.draw(draws, seed, len(problem.rows))
     if which_n is not None:
-        factors = factors * which_n
-    residual = -problem.objective.residuals(theta_p[None])[0]
-    free = problem.low_p < problem.high_p
-    residual = unbent(residual, problem.objective.derivatives(theta_p[None]).jacobian_Rpn[0][free], problem.rows)
-    return y_Rn * np.exp(factors * residual) if problem.objective.log else y_Rn + factors * residual
+        shift = shift * which_n
+    return y_Rn * np.exp(shift) if problem.objective.log else y_Rn + shift, errors.spare()
 
 
 def _given(problem: Problem, replicates: Any) -> np.ndarray:

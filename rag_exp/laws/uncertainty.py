@@ -3,8 +3,7 @@
 * questions: the same questions are drawn for all runs together, so that what is common to them (an easy
   set of questions lowers every run's loss) is common in the replicate too;
 * case: rows; cluster: all rows of a run or checkpoint together;
-* wild: the fit plus every residual (or cluster of residuals), as large as before the fit bent to it, times a random
-  factor (Wu 1986; Webb's six points);
+* wild: the fit plus errors like those that its residuals show (see :mod:`rag_exp.laws.wild`);
 * hierarchical: questions, seeds and runs (see :mod:`rag_exp.laws.hierarchy`).
 """
 
@@ -19,9 +18,7 @@ from rag_exp.core.errors import LawError
 from rag_exp.core.rng import numpy_rng
 from rag_exp.laws.rows import MIN_LEVELS, Rows
 
-_WEBB = np.sqrt([0.5, 1.0, 1.5])
 _TRIES = 40
-_LEAST = 0.1  # of a residual's variance that a fit is taken to leave
 
 
 def question_bootstrap(nll_by_run: Mapping[str, Any], draws: int, seed: int = 0) -> np.ndarray:
@@ -118,47 +115,3 @@ def _has_levels(rows: Rows, times_Rn: np.ndarray) -> np.ndarray:
         levels = (np.add.reduceat(times_Rn[:, order], starts, axis=1) > 0).sum(1)
         enough &= levels >= min(MIN_LEVELS, len(starts))
     return enough
-
-
-def wild_factors(rows: Rows, draws: int, parameters: int, seed: int) -> np.ndarray:
-    """Factors [draws, n] on the residuals: mean 0, equal within a cluster.
-
-    Few residuals do not tell the size of the errors well. Each replicate's factors are those of one size that the
-    errors may have had, sqrt(v / chi2_v) times the residuals', so that of least squares of a linear law with normal
-    errors the replicates are Student's t about the fit and their percentiles its intervals. v is the rows that
-    parameters leave, and of clusters at most their number less one (Cameron & Miller 2015, section VI.D).
-    """
-    units_n = _units(rows)
-    rng = numpy_rng(seed, "laws", "wild")
-    count = int(units_n.max()) + 1
-    factors = rng.choice(_WEBB, size=(draws, count)) * rng.choice([-1.0, 1.0], size=(draws, count))
-    freedom = min(int((rows.w_n > 0).sum()) - parameters, count - 1)
-    if freedom > 0:
-        factors *= np.sqrt(freedom / rng.chisquare(freedom, size=(draws, 1)))
-    return factors[:, units_n]
-
-
-def unbent(residual_n: np.ndarray, jacobian_pn: np.ndarray, rows: Rows) -> np.ndarray:
-    """Residuals of the size that the errors had before the fit bent to them, most where a row leads the fit: [n].
-
-    With H the projection on the (weighted) Jacobian a cluster's residuals are multiplied by (I - H_gg)^-1/2 (Bell &
-    McCaffrey 2002, CR2; of single rows 1 / sqrt(1 - h), MacKinnon & White 1985, HC2), exact for least squares of a
-    linear law with equal errors. Directions in which a cluster leads all but alone are enlarged at most by sqrt(10).
-    """
-    root_n = np.sqrt(rows.w_n)
-    columns = (jacobian_pn * root_n).T
-    norm = np.linalg.norm(columns, axis=0)
-    basis, singular, _ = np.linalg.svd(columns[:, norm > 0] / norm[norm > 0], full_matrices=False)
-    basis = basis[:, singular > 1e-10 * singular[:1].sum()]
-    units_n = _units(rows)
-    out = residual_n.copy()
-    for unit in range(int(units_n.max()) + 1):
-        mine = np.flatnonzero((units_n == unit) & (root_n > 0))
-        left, vectors = np.linalg.eigh(np.eye(len(mine)) - basis[mine] @ basis[mine].T)
-        root = (vectors / np.sqrt(np.maximum(left, _LEAST))) @ vectors.T
-        out[mine] = root @ (residual_n[mine] * root_n[mine]) / root_n[mine]
-    return out
-
-
-def _units(rows: Rows) -> np.ndarray:
-    return np.arange(len(rows)) if rows.clusters_n is None else rows.clusters_n

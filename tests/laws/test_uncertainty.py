@@ -7,7 +7,7 @@ from rag_exp.core.errors import LawError
 from rag_exp.laws import fit, question_bootstrap
 from rag_exp.laws.forms import form_by_name
 from rag_exp.laws.rows import read_rows
-from rag_exp.laws.uncertainty import resampled_weights, unbent, wild_factors
+from rag_exp.laws.uncertainty import resampled_weights
 
 N, M = np.repeat(np.geomspace(2e5, 4e6, 4), 5), np.tile(np.geomspace(1000, 32_380, 5), 4)
 TRUE = 2 + 150 * N**-0.35 + 20 * M**-0.3
@@ -142,24 +142,6 @@ def test_too_few_clusters_to_resample_are_refused_with_the_way_out():
         fit("joint", table, bootstrap=50, bootstrap_kind="cluster", cluster=table["N"])
 
 
-def test_wild_factors_have_mean_zero_and_are_equal_within_a_cluster():
-    rows = read_rows(form_by_name("joint"), data(), "loss", cluster=[f"run {n:g}" for n in N])
-    factors = wild_factors(rows, 4000, 5, 0)
-    assert (factors.reshape(4000, 4, 5) == factors.reshape(4000, 4, 5)[:, :, :1]).all()
-    assert abs(np.sign(factors).mean()) < 0.05
-
-
-def test_wild_factors_are_those_of_a_size_that_few_residuals_leave_unsure():
-    rows = read_rows(form_by_name("joint"), data(), "loss")
-    factors = wild_factors(rows, 8000, 5, 0)
-    assert abs(factors.mean()) < 0.05
-    assert factors.var() == pytest.approx(15 / 13, rel=0.05)  # Student's t with 20 - 5 degrees of freedom
-    size = np.sqrt((factors**2).mean(1))
-    clustered = read_rows(form_by_name("joint"), data(), "loss", cluster=[f"run {n:g}" for n in N])
-    assert np.quantile(np.abs(wild_factors(clustered, 8000, 5, 0)), 0.95) > 1.3 * np.quantile(np.abs(factors), 0.95)
-    assert np.quantile(size, 0.05) < 0.85 < 1.2 < np.quantile(size, 0.95)
-
-
 def test_intervals_from_a_handful_of_runs_hold_the_truth():
     """Five runs and three parameters: as if the size of two spare residuals were known, 95% intervals hold 70%."""
     N = np.geomspace(7e3, 2e5, 5)
@@ -167,35 +149,6 @@ def test_intervals_from_a_handful_of_runs_hold_the_truth():
     law = fit("saturating", {"N": N, "loss": loss}, delta=0.02, bootstrap=150, bootstrap_kind="wild", coverage=100)
     # Of 100 intervals of 95% fewer than 85 hold the truth in 0.01% of cases.
     assert all(share >= 0.85 for share in law.coverage["shares"].values()), law.coverage
-
-
-@pytest.mark.parametrize("clustered", [False, True])
-def test_residuals_get_the_size_back_that_the_fit_took(clustered):
-    """Of equal errors the residuals of least squares have covariance I - H; unbent, each cluster's is I again."""
-    rng = np.random.default_rng(0)
-    labels = {"cluster": np.repeat(np.arange(10), 4).tolist()} if clustered else {}
-    table = {"N": np.tile([1.0, 2.0, 3.0, 4.0], 10), "loss": np.ones(40)}
-    weights = rng.uniform(0.5, 2, 40)
-    rows = read_rows(form_by_name("power"), table, "loss", weights=weights.tolist(), **labels)
-    J = rng.normal(size=(3, 40))
-    scaled = J * np.sqrt(weights)
-    hat = scaled.T @ np.linalg.solve(scaled @ scaled.T, scaled)
-    assert hat.diagonal().max() > 0.15
-    # Errors of variance 1 / weight, all at once: a column per error.
-    residuals = (np.eye(40) - hat) / np.sqrt(weights)[:, None]
-    found = np.stack([unbent(r, J, rows) for r in residuals.T], axis=1) * np.sqrt(weights)[:, None]
-    covariance = found @ found.T
-    groups = rows.clusters_n if clustered else np.arange(40)
-    same = groups[:, None] == groups[None]
-    np.testing.assert_allclose(covariance[same], np.eye(40)[same], atol=1e-10)
-
-
-def test_a_row_that_leads_the_fit_alone_is_not_blown_up():
-    rows = read_rows(form_by_name("power"), {"N": [1, 2, 3, 4], "loss": np.ones(4)}, "loss")
-    J = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]])
-    found = unbent(np.array([0.01, 0.3, -0.1, -0.2]), J, rows)
-    assert found[0] == pytest.approx(0.01 * np.sqrt(10))
-    np.testing.assert_allclose(found[1:], np.array([0.3, -0.1, -0.2]) / np.sqrt(2 / 3))
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
