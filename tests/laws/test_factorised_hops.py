@@ -1,5 +1,7 @@
 """The factorised law of questions that need two gold passages, found by two searches."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -160,3 +162,21 @@ def test_noise_of_the_questions_reaches_both_hops():
     for factor in (law.rank, law.second):
         spread = factor.values({"M": np.array([1.5e4]), "K": np.array([4.0])}, draws=True)
         assert spread.std() > 0
+
+
+def test_on_a_studys_records_larger_corpora_are_predicted_through_both_hops():
+    """Records alone, whose nats are not told apart by all of the gold; the chain's path is what is read."""
+    from rag_exp.analysis.tables import load_study
+
+    table = load_study(Path(__file__).parents[2] / "results" / "two_hop_sizes")
+    assert (table["gold_found"] > table["path_recall@k"] + 0.05).sum() > 10  # any gold is no measure of all
+    one = leave_largest_out(table, "M", 1, joint=("joint_gain", "joint_coverage"), delta=0.02)
+    two = leave_largest_out(table, "M", 2, joint=("joint_gain", "joint_coverage"), delta=0.02)
+    assert (one["rows"], two["rows"]) == (4, 8)
+    for row in (one, two):
+        assert row["rmse"] < 0.045 < 0.06 < row["rmse_joint"]
+        assert row["rmse_measured"] < 0.02
+    law = fit_factorised(table)
+    assert 1.8 < law.coverage["coverage"].law.params["gamma"] < 2.5  # both of two passages
+    assert law.coverage["distractor"].constant == 0.0
+    assert 0.1 < law.index.constant < 0.35
