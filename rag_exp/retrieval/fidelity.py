@@ -15,6 +15,7 @@ from rag_exp.retrieval.results import SearchResult
 if TYPE_CHECKING:
     import numpy as np
 
+_ROUNDINGS = 8  # of float32, by which two ways to the same score differ at most
 _QUERIES, _NUMBERS = 256, 1 << 25  # whose candidates' vectors are held at once, and their numbers at most (128 MB)
 
 
@@ -37,6 +38,8 @@ def prior_kl(found: SearchResult, exact_QK: np.ndarray, log_partition_Q: np.ndar
     """KL(q || p) of each query in nats, float64 [Q]; NaN for a query that found nothing.
 
     Where the index's scores are exact it is log Z(corpus) - log Z(retrieved): what the best k leave out, and no less.
+    Scores are float32, so that at a temperature T it is known to about 1e-7 |score| / T: what rounding alone puts below
+    0 is 0.
 
     Args:
         found: what the index found, with its own scores.
@@ -50,7 +53,11 @@ def prior_kl(found: SearchResult, exact_QK: np.ndarray, log_partition_Q: np.ndar
         logq_QK = own_QK - np.logaddexp.reduce(own_QK, axis=1, keepdims=True)
     logp_QK = exact_QK.astype(np.float64) / temperature - log_partition_Q[:, None]
     terms_QK = np.where(found.mask_QK, np.exp(logq_QK) * (logq_QK - logp_QK), 0.0)
-    return np.where(found.mask_QK.any(axis=1), terms_QK.sum(axis=1), np.nan)
+    kl_Q = terms_QK.sum(axis=1)
+    largest_Q = np.abs(np.where(found.mask_QK, exact_QK, 0.0)).max(axis=1, initial=0.0)
+    rounding_Q = _ROUNDINGS * np.finfo(np.float32).eps * largest_Q / temperature
+    kl_Q = np.where((kl_Q < 0) & (kl_Q > -rounding_Q), 0.0, kl_Q)
+    return np.where(found.mask_QK.any(axis=1), kl_Q, np.nan)
 
 
 def missed_mass(found: SearchResult, exact: SearchResult, temperature: float) -> np.ndarray:

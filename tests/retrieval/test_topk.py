@@ -142,3 +142,14 @@ def test_true_scores_are_those_of_the_blocks(vectors: np.ndarray):
     asked, ids = clustered(300, seed=5), np.random.default_rng(0).integers(-1, 1200, (300, 4))
     expected = np.where(ids >= 0, np.einsum("qd,qkd->qk", asked, vectors[ids]), -np.inf)
     np.testing.assert_allclose(true_scores(asked, [vectors[:500], vectors[500:]], ids), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_only_what_rounding_puts_below_zero_is_zero():
+    """Two passages are the corpus: q = p, and log Z is off by less, and by more, than float32 rounds at T = 0.001."""
+    scores = np.array([[3.0, 2.9999]], np.float32)
+    found = SearchResult.of(np.array([[0, 1]]), scores, 2)
+    log_z = np.logaddexp.reduce(scores.astype(np.float64) / 0.001, axis=1)
+    assert prior_kl(found, scores, log_z, 0.001)[0] == pytest.approx(0.0, abs=1e-9)
+    assert prior_kl(found, scores, log_z - 1e-3, 0.001)[0] == 0.0
+    assert prior_kl(found, scores, log_z - 0.1, 0.001)[0] == pytest.approx(-0.1, abs=1e-6)
+    assert prior_kl(found, scores, log_z + 1e-3, 0.001)[0] == pytest.approx(1e-3, abs=1e-6)
