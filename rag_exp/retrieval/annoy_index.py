@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.core.options import SEARCH
 from rag_exp.core.rng import derive
+from rag_exp.core.scratch import ScratchFolder
 from rag_exp.retrieval.exact import as_vectors, rechunk
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, VectorIndexOptions, check_width
 from rag_exp.retrieval.results import NOTHING, SearchResult
@@ -78,7 +78,7 @@ class Annoy(VectorIndexOptions):
                 row += 1
             norms[row - len(block) : row] = np.linalg.norm(block, axis=1)
         native.build(self.trees, 1)  # one thread: with more, no two builds give the same trees
-        home = tempfile.TemporaryDirectory(prefix="rag-exp-annoy-")
+        home = ScratchFolder("annoy")
         file = Path(home.name) / "index.annoy"
         native.save(str(file))  # and read from there from now on: the memory of the build is free
         facts["bytes"] = file.stat().st_size
@@ -122,7 +122,7 @@ class AnnoyForest(BuiltIndex):
         facts: dict[str, Any],
         search_k: int | None,
         file: Path | None = None,
-        home: tempfile.TemporaryDirectory[str] | None = None,
+        home: ScratchFolder | None = None,
     ):
         self._native, self._norms, self._facts, self._search_k = native, norms_N, facts, search_k
         self._file, self._home = file, home

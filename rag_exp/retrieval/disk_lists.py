@@ -10,11 +10,12 @@ import ctypes
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rag_exp.core.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ class DiskLists:
     """The lists of one index in a file of their own, kept for as long as this object lives."""
 
     def __init__(self) -> None:
-        self._home = tempfile.TemporaryDirectory(prefix="rag-exp-lists-")
+        self._home = ScratchFolder("lists")
         self._folder = Path(self._home.name)
         self.file = self._folder / FILE
 

@@ -8,7 +8,6 @@ anew, with gradients; the index goes stale meanwhile, until :meth:`LiveRetriever
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rag_exp.core.scratch import ScratchFolder
 from rag_exp.retrieval.embeddings import embed_passages, load_blocks, storage_of, take_vectors
 from rag_exp.retrieval.encoder import Encoder
 from rag_exp.retrieval.encoders import PassageTexts, passage_text
@@ -69,7 +69,7 @@ class LiveRetriever(nn.Module):
         self._options, self._seed = index_options, seed
         self._index: BuiltIndex | None = None
         self._folder = folder
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: ScratchFolder | None = None
         self._indexed: dict[str, Tensor] | None = None  # passage weights of the last refresh
         self._stale = False
         self.flops = 0
@@ -205,7 +205,7 @@ class LiveRetriever(nn.Module):
 
     def _where(self) -> Path:
         if self._folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="rag-exp-refresh-")
+            self._temporary = ScratchFolder("refresh")
             self._folder = Path(self._temporary.name)
         return self._folder
 

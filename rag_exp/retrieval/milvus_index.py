@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 import uuid
 import weakref
@@ -27,6 +26,7 @@ from pydantic import Field
 from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.core.options import NEUTRAL, SEARCH
+from rag_exp.core.scratch import ScratchFolder
 from rag_exp.retrieval.exact import as_vectors, rechunk
 from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, VectorIndexOptions, check_width
@@ -270,7 +270,7 @@ class _Embedded:
     """A folder with the database of a Milvus Lite. The server over it and the folder end with this object."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="rag-exp-milvus-")
+        self._folder = ScratchFolder("milvus")
         self.database = Path(self._folder.name) / _DATABASE
         weakref.finalize(self, _stop_server, str(self.database))
 
