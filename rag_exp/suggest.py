@@ -156,12 +156,17 @@ class _Law:
 
 
 def _laws(fits: StudyFits, rows: pd.DataFrame) -> list[_Law]:
-    """The study's laws in several axes: in N and M, the widest, and the factorised one."""
+    """The study's laws in several axes: in N and M, in D at the same settings, and the factorised one."""
     from rag_exp.laws.surface import Surface
 
-    found, joint, widest = [], fits.joint(), fits.widest()
-    for fit in (joint, widest if widest is not joint else None):
-        if fit is not None and fit.law is not None:
+    def setting(fit: StudyFit) -> list[Any]:
+        return [fit.where.get(name) for name in ("index", "growth")]
+
+    found, joint = [], fits.joint()
+    first = joint or fits.widest()
+    in_D = [f for f in fits.fits if "D" in f.axes and first is not None and setting(f) == setting(first)]
+    for fit in ([joint] if joint is not None else []) + in_D:
+        if fit.law is not None:
             found.append(_Law(Surface(fit.law), fit.run_ids, rows))
     if fits.factorised is not None and (law := fits.factorised.law) is not None:
         growth = joint.where.get("growth") if joint is not None else next(iter(law.coverage))
@@ -193,49 +198,48 @@ def _lacking(dial: Dial) -> str:
 
 
 Taken = tuple[Candidate, float]
+Values = dict[str, list[str]]
 
 
-def _sweeps(taken: Sequence[Taken]) -> Iterator[tuple[dict[str, list[str]], list[Taken]]]:
-    """The runs as sweeps, each of one trained model: values by key, whose product is exactly the runs beside it."""
+def _sweeps(taken: Sequence[Taken]) -> Iterator[tuple[Values, list[Taken]]]:
+    """The runs as sweeps, each of one model to be trained, or of models that are trained, with the runs of each."""
     groups: dict[Any, list[Taken]] = {}
     for run in taken:
-        keys = tuple(key_of(o) for o in run[0].overrides)
-        groups.setdefault((run[0].trained, keys), []).append(run)
+        candidate, keys = run[0], tuple(key_of(o) for o in run[0].overrides)
+        trains = candidate.trained if candidate.trained in candidate.offer.shared else ""
+        groups.setdefault((trains, keys), []).append(run)
     for members in groups.values():
         points = [dict(o.split("=", 1) for o in c.overrides) for c, _ in members]
         for values, at in _products(points):
             yield values, [members[i] for i in at]
 
 
-def _products(points: Sequence[dict[str, str]]) -> Iterator[tuple[dict[str, list[str]], list[int]]]:
-    """Different points of equal keys cut into products, each with the positions of its points."""
+def _products(points: Sequence[dict[str, str]]) -> list[tuple[Values, list[int]]]:
+    """Different points of equal keys cut into few products, each with the positions of its points."""
     values = {key: list(dict.fromkeys(p[key] for p in points)) for key in points[0]}
     if len(points) == _size(values):
-        yield values, list(range(len(points)))
-        return
-    # Along one key, values that go with the same points of the others stay together.
+        return [(values, list(range(len(points))))]
     cuts = []
     for key in (k for k, v in values.items() if len(v) > 1):
+        # Values that go with the same points along the other keys stay together.
         beside: dict[str, set[tuple[str, ...]]] = {v: set() for v in values[key]}
         for p in points:
             beside[p[key]].add(tuple(v for k, v in p.items() if k != key))
         alike: dict[frozenset[tuple[str, ...]], list[str]] = {}
         for value, rest in beside.items():
             alike.setdefault(frozenset(rest), []).append(value)
-        if len(alike) > 1:
-            cuts.append((key, list(alike.values())))
-    key, parts = min(cuts, key=lambda cut: len(cut[1]))
-    for part in parts:
-        at = [i for i, p in enumerate(points) if p[key] in part]
-        for product, inner in _products([points[i] for i in at]):
-            yield product, [at[i] for i in inner]
+        parts = [[i for i, p in enumerate(points) if p[key] in part] for part in alike.values()]
+        if len(parts) > 1:
+            inner = [(at, _products([points[i] for i in at])) for at in parts]
+            cuts.append([(product, [at[i] for i in own]) for at, found in inner for product, own in found])
+    return min(cuts, key=len)
 
 
-def _size(values: dict[str, list[str]]) -> int:
+def _size(values: Values) -> int:
     return math.prod(len(v) for v in values.values())
 
 
-def _command(values: dict[str, list[str]]) -> str:
+def _command(values: Values) -> str:
     """The command of a sweep."""
     sweep = ["-m"] if _size(values) > 1 else []
     return shlex.join(["rag-exp", "run", *sweep, *(f"{key}={','.join(v)}" for key, v in values.items())])

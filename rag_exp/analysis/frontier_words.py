@@ -64,11 +64,11 @@ def exponent_lines(exponents: dict[str, Sequence[float | None]]) -> list[str]:
 def rate_line(found: Rate) -> str:
     """``at N = 3.9e4, M = 5.2e3: ten times the M is worth 1.9 times the N [..]``."""
     where = ", ".join(f"{a} = {si(v)}" for a, v in found.at.items())
-    if found.rate is None or found.tenfold is None:
+    if found.rate is None:
         return f"at {where}: more {found.other} does not lower the loss, so that {found.of} has no rate in it"
-    text = f"at {where}: ten times the {found.of} is worth {_factor(found.tenfold)} times the {found.other}"
+    text = f"at {where}: ten times the {found.of} is worth {_tenfold(found.rate)} times the {found.other}"
     if found.low is not None and found.high is not None:
-        text += f" [{_factor(10**found.low)}, {_factor(10**found.high)}]"
+        text += f" [{_tenfold(found.low)}, {_tenfold(found.high)}]"
     return text + " as long as the slope holds"
 
 
@@ -122,6 +122,11 @@ def _sizes(row: dict[str, Any], axis: str) -> str:
     if low is None or high is None or si(low) == si(high) == si(row[axis]):
         return ""
     return f" [{si(low)}, {si(high)}]"
+
+
+def _tenfold(rate: float) -> str:
+    """10^rate, however large: an axis that hardly lowers the loss any more is worth next to nothing."""
+    return _factor(10.0**rate) if rate < 300 else f"10^{rate:,.0f}"
 
 
 def _factor(value: float) -> str:

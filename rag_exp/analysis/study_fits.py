@@ -101,9 +101,9 @@ class StudyFits:
         return max(found, key=lambda f: len(f.run_ids), default=None)
 
     def widest(self) -> StudyFit | None:
-        """The law in N and as many of D and M as any has, of those the one with the most rows."""
+        """The law in N and as many of D and M as any has, of those the one with the most rows or the largest corpus."""
         found = [f for f in self.fits if len(f.axes) > 1 and f.law is not None]
-        return max(found, key=lambda f: (len(f.axes), "M" in f.axes, len(f.run_ids)), default=None)
+        return max(found, key=lambda f: (len(f.axes), "M" in f.axes, len(f.run_ids), f.where.get("M", 0)), default=None)
 
     def law_named(self, name: str) -> Any:
         """The law of this name (``factorised``: that one); None where there is none."""

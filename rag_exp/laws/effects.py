@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TENFOLD = 10.0
 _SEARCH = 1e6  # an exchange rate is looked for up to this factor on the other axis
 _HALVINGS = 50
+_LARGEST = 700.0  # logarithm of what a float still holds
 _STEP = 1e-4  # in the logarithm of an axis, of a central difference
 
 
@@ -158,7 +159,7 @@ class Rate:
     @property
     def tenfold(self) -> float | None:
         """What ten times ``of`` is worth, as a factor on ``other``, as long as the slope holds."""
-        return None if self.rate is None else TENFOLD**self.rate
+        return None if self.rate is None else float(np.exp(min(self.rate * np.log(TENFOLD), _LARGEST)))
 
 
 def rate(law: Law, of: str, other: str, at: Mapping[str, float] | None = None) -> Rate:

@@ -10,6 +10,7 @@ spent 30% of the FLOPs. Leaving room for a second run of the same size (``parts=
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ PARTS = 1
 LAST_TURN = 2
 LEAST = 0.01
 STEP = 10**0.5  # between levels of an axis that has one level yet
+_WIDE = 4.0  # between levels that another one fits between
 REACH = 1.0  # decades beyond its levels that an axis without an end goes on for
 
 
@@ -79,23 +81,27 @@ def new_levels(levels: Sequence[float], lacking: int = 0, most: float | None = N
     """Whole numbers that go on with an axis beyond its largest level, as far apart (in logarithms) as its levels are.
 
     Args:
-        lacking: so many are needed at least: where too few lie above, the rest go on below the smallest.
+        lacking: so many are needed at least: where too few lie above, the rest halve the widest gaps, and go on below
+            the smallest level where no gap is wide.
         most: what there is no more of. It is the last level, unless it is nearer than half a step to what there is;
             without it the axis goes on for ``REACH`` decades.
         least: nothing is below it.
 
     Returns:
-        nearest first, those above before those below. Of one level the step is ``STEP``.
+        those above, nearest first, then the others. Of one level the step is ``STEP``.
     """
     known = sorted({round(v) for v in levels})
     low, high = known[0], known[-1]
     step = (high / low) ** (1 / (len(known) - 1)) if len(known) > 1 else STEP
     end = high * 10**REACH if most is None else most
-    above = [high * step**i for i in range(1, 1 + int(math.log(max(end / high, 1.0)) / math.log(step) + 1e-9))]
+    found = [high * step**i for i in range(1, 1 + int(math.log(max(end / high, 1.0)) / math.log(step) + 1e-9))]
     if most is not None and most >= high * step**0.5:
-        near = bool(above) and most < above[-1] * step**0.5
-        above = [*(above[:-1] if near else above), most]
-    below: list[float] = []
-    while len(above) + len(below) < lacking and low / step ** (len(below) + 1) >= least:
-        below.append(low / step ** (len(below) + 1))
-    return [v for v in dict.fromkeys(round(v) for v in (*above, *below)) if v not in known]
+        near = bool(found) and most < found[-1] * step**0.5
+        found = [*(found[:-1] if near else found), most]
+    while len(found) < lacking:
+        at = sorted([*known, *found])
+        start, stop = max(itertools.pairwise(at), key=lambda gap: gap[1] / gap[0], default=(1.0, 1.0))
+        if stop / start < _WIDE and at[0] / step < least:
+            break
+        found.append((start * stop) ** 0.5 if stop / start >= _WIDE else at[0] / step)
+    return [v for v in dict.fromkeys(round(v) for v in found) if v not in known]

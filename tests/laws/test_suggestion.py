@@ -45,9 +45,11 @@ def test_levels_go_on_as_they_are_spaced_up_to_what_there_is():
     assert new_levels([3]) == [9, 30]
 
 
-def test_levels_that_are_lacking_go_on_below_where_there_is_no_more_above():
+def test_levels_that_are_lacking_fill_wide_gaps_and_then_go_on_below():
     assert new_levels([10000], lacking=2, most=10000) == [3162, 1000]
-    assert new_levels([100, 1000], lacking=1, most=1000) == [10]
+    assert new_levels([100, 1000], lacking=1, most=1000) == [316]
+    assert new_levels([36, 1200], lacking=2, most=1200) == [208, 87]
+    assert new_levels([500, 1000], lacking=2, most=1000) == [250, 125]
     assert new_levels([4], lacking=2, most=13.5, least=1) == [14, 1]
     assert new_levels([2, 1], lacking=1, most=2) == []  # nothing lies below one
 
