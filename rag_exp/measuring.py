@@ -221,6 +221,8 @@ def _asked_how(steps: RunSteps, stats: dict[str, Any]) -> dict[str, Any]:
     found = steps.asked.index.searched_by()
     if steps.asked.selected:
         found["built"] = "once"
+    if steps.asked.index.made_elsewhere:
+        found["type"] = stats.get("index", {}).get("type")  # as the file told
     if "tuning" in stats:
         tuned = stats["tuning"]
         found |= {tuned["dial"]: tuned["value"]}

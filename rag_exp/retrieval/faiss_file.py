@@ -150,6 +150,11 @@ def _described(native: Any, file: str) -> FaissFile:
     metrics = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L2: "l2"}
     if native.metric_type not in metrics:
         raise DataError(f"{file}: its vectors are compared by another measure than inner product or L2 distance.")
+    if native.metric_type == faiss.METRIC_L2 and _normalises(native):
+        raise DataError(
+            f"{file}: L2 distances of vectors that it normalises itself do not tell inner products; make it by inner "
+            "product, or normalise before."
+        )
     root, lists = root_of(native), faiss.try_extract_index_ivf(native)
     if isinstance(root, faiss.IndexIDMap):
         raise DataError(f"{file}: its IDMap is not the outermost part; numbers that are given inside are not followed.")
@@ -185,6 +190,15 @@ def _described(native: Any, file: str) -> FaissFile:
         settles_ties=scans and metric == "inner_product",
         selects=(isinstance(root, (faiss.IndexIVF, faiss.IndexHNSW)) and not refines) or plain,
     )
+
+
+def _normalises(native: Any) -> bool:
+    import faiss
+
+    if not isinstance(native, faiss.IndexPreTransform):
+        return False
+    steps = (faiss.downcast_VectorTransform(native.chain.at(i)) for i in range(native.chain.size()))
+    return any(isinstance(step, faiss.NormalizationTransform) for step in steps)
 
 
 def _lists(native: Any, with_codes: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:

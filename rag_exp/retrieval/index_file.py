@@ -22,12 +22,14 @@ from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 from rag_exp.retrieval.l2 import Lengths
 from rag_exp.retrieval.numbering import Numbering, PassageIds, rows_of
+from rag_exp.retrieval.results import SearchResult
 
 if TYPE_CHECKING:
     import numpy as np
 
 _LOOKED_AT = 64  # passages whose vectors in the file are held against those of the encoder
 _FAR = 0.5  # of a vector's length: another encoder's, or another passage's
+_SAME_LENGTH = 1e-3  # by which squares of lengths that are the same may differ
 _ELSEWHERE = "the index was built elsewhere"
 _HERE = ContentDigests()  # content is read once in a process, as that of every artifact
 
@@ -48,6 +50,9 @@ class File(VectorIndexOptions):
 
     ``ids`` names its vectors: line i (from 0) is the id of the passage that faiss calls i. Without it, the numbers that
     faiss gives are the passages' ids: those of ``add_with_ids``, or positions.
+
+    L2 distances are turned back into inner products. So are those of vectors that were lifted by one dimension to have
+    one length (Bachrach et al. 2014, as DPR does for HNSW), which make the nearest those of the largest inner product.
     """
 
     seeded: ClassVar[bool] = False
@@ -92,7 +97,7 @@ class File(VectorIndexOptions):
         except DataError as e:
             return [str(e) if str(e).startswith("index.") else f"index.path: {e}"]
         found = []
-        if known.dims != dims:
+        if known.dims != dims and not (known.dims == dims + 1 and known.metric == "l2" and known.exact_scores):
             found.append(
                 f"index.path: {self.path} holds vectors of {known.dims} dimensions, the encoder's have {dims}."
             )
@@ -214,6 +219,7 @@ class FileIndex(FaissIndex):
         self._opened, self._numbering, self.lengths = opened, numbering, lengths
         self.settles_ties, self.exact_scores = known.settles_ties, known.exact_scores
         self.compares_codes = known.compares_codes
+        self._lifted = lengths is not None and known.exact_scores and _of_one_length(lengths.squares_N)
         if options.search:
             set_search(opened.native, options.search, known.type)
 
@@ -223,6 +229,13 @@ class FileIndex(FaissIndex):
     def select(self, first: int) -> None:
         super().select(first)
         self._selector = self._numbering.selector(first)
+
+    def search(self, queries: np.ndarray, k: int, assigned: Assigned | None = None) -> SearchResult:
+        import numpy as np
+
+        if self._lifted and np.ndim(queries) == 2 and queries.shape[1] == self.dims - 1:
+            queries = np.pad(queries, ((0, 0), (0, 1)))  # nothing in the dimension that evens out lengths
+        return super().search(queries, k, assigned)
 
     def _find(self, queries: np.ndarray, k: int, assigned: Assigned | None) -> tuple[np.ndarray, np.ndarray]:
         scores, numbers = super()._find(queries, k, assigned)
@@ -268,7 +281,7 @@ def _checked(opened: OpenFile, numbering: Numbering, content: Named, file: str) 
         if not (content.vectors and seen.any()):
             continue
         ours = take_vectors(content.vectors, rows[seen])
-        off = np.linalg.norm(vectors[seen] - ours, axis=1) > _FAR * np.linalg.norm(ours, axis=1)
+        off = np.linalg.norm(vectors[seen, : ours.shape[1]] - ours, axis=1) > _FAR * np.linalg.norm(ours, axis=1)
         far[rows[seen][off]] = True
     looked_at = len(range(0, known.passages, step))
     if 2 * far.sum() > looked_at:
@@ -278,3 +291,7 @@ def _checked(opened: OpenFile, numbering: Numbering, content: Named, file: str) 
             "they were normalised, or index.ids names other passages."
         )
     return None if lengths is None else Lengths(squares_N)
+
+
+def _of_one_length(squares_N: np.ndarray) -> bool:
+    return len(squares_N) > 0 and bool(squares_N.max() - squares_N.min() <= _SAME_LENGTH * squares_N.max())

@@ -108,6 +108,7 @@ def test_flat_vectors_in_any_order_are_found_as_the_flat_index_finds_them(vector
     assert record.metrics["distances_per_query"] == PASSAGES
     assert record.metrics["index_bytes_per_passage"] == pytest.approx(4 * DIMS + 8, rel=0.01)
     assert record.metrics["latency_p50_ms"] > 0
+    assert record.search["type"] == "IndexFlatIP"
     assert record.seconds["index"] is None
     assert record.nulls["seconds.index"] == record.nulls["flops.index_build"] == "the index was built elsewhere"
     assert record.bytes["index"] < 20 * PASSAGES  # the file itself is not copied
@@ -225,6 +226,28 @@ def test_what_raw_faiss_finds_is_found_by_rows_with_inner_products(vectors, stri
     assert index.exact_scores == ("SQ" not in string)
 
 
+@pytest.mark.parametrize("string", ["Flat", "HNSW32"])
+def test_vectors_that_were_lifted_to_one_length_are_found_by_inner_product(vectors, string):
+    """As DPR makes them for a graph by L2 distance."""
+    squares = (vectors**2).sum(axis=1)
+    lifted = np.concatenate([vectors, np.sqrt(squares.max() - squares)[:, None]], axis=1)
+    write("made.faiss", string, lifted, l2=True)
+    assert File(path="made.faiss", ids="made.txt").misfits(DIMS) == []
+    assert File(path="made.faiss", ids="made.txt").misfits(DIMS - 1) != []
+    index, ordered = opened(vectors, ids="made.txt", search="efSearch=300" if "HNSW" in string else "")
+    queries = np.load("q.npy")
+    found, exact = index.search(queries, 10), exact_topk(queries, [ordered], 10)
+    np.testing.assert_array_equal(found.ids_QK, exact.ids_QK)
+    np.testing.assert_allclose(found.scores_QK, exact.scores_QK, rtol=1e-3, atol=1e-3)
+
+
+def test_other_vectors_of_one_dimension_more_are_none_of_the_encoder(vectors):
+    write("made.faiss", "Flat", np.pad(vectors, ((0, 0), (0, 1)), constant_values=3), l2=True)
+    index, _ = opened(vectors, ids="made.txt")
+    with pytest.raises(DataError, match="both must come from one encoder"):
+        index.search(np.load("q.npy"), 10)
+
+
 @pytest.mark.parametrize("string", ["IDMap,Flat", "IVF4,SQ8", "IDMap,IVF4,PQ4x4fs", "IVF4,Flat"])
 @pytest.mark.parametrize("spread", [1, 1000])  # of the numbers: from 0 on, or with gaps
 def test_a_selection_is_of_the_first_rows(vectors, string, spread):
@@ -325,6 +348,9 @@ def test_what_is_no_index_that_can_be_searched_is_said(vectors, place):
         describe("made.faiss")
     faiss.write_index(faiss.IndexFlat(DIMS, faiss.METRIC_L1), "made.faiss")
     with pytest.raises(DataError, match="another measure than inner product or L2 distance"):
+        describe("made.faiss")
+    write("made.faiss", "L2norm,Flat", vectors, l2=True)
+    with pytest.raises(DataError, match="L2 distances of vectors that it normalises itself"):
         describe("made.faiss")
     write("made.faiss", "PCA8,IDMap,Flat", vectors, np.arange(PASSAGES))
     with pytest.raises(DataError, match="its IDMap is not the outermost part"):
