@@ -62,10 +62,14 @@ def ahead_sentences(law: LawFit, metric: str) -> Iterator[str]:
         far = " and ".join(
             f"{d:.3g} decade{'s' * (d != 1)} beyond the largest {axis}" for axis, d in a.distance.items()
         )
+        where = f"At {where} ({far})"
+        if a.forms_high <= 0:
+            yield f"{where} the law falls below zero, which no loss can: its form does not hold so far out."
+            continue
         interval = "" if a.low is None or a.high is None else f" [{a.low:.3g}, {a.high:.3g}]"
-        text = f"At {where} ({far}): {a.value:.3g} {unit(metric)}{interval}"
+        text = f"{where}: {a.value:.3g} {unit(metric)}{interval}"
         if law.alternatives:
             text += f"; {1 + len(law.alternatives)} acceptable forms say {a.forms_low:.3g} to {a.forms_high:.3g}"
-        if min(a.value, a.forms_low) <= 0:
-            text += ", which no loss can be: a form does not hold so far out"
+        if a.forms_low <= 0:
+            text += ", and no loss is below zero: a form does not hold so far out"
         yield text + "."

@@ -178,16 +178,12 @@ def read_card(path: Path) -> tuple[str, Any]:
 
 
 def saved_frontier(folder: Path, fits: StudyFits) -> dict[str, Any] | None:
-    """``frontier.json`` with the rows of ``allocation.csv`` as ``rows``, where they stand on these very laws."""
-    import pandas as pd
-
+    """``frontier.json``, where it stands on these very laws."""
     try:
         facts: dict[str, Any] = json.loads((folder / FOLDER / "frontier.json").read_text(encoding="utf-8"))
-        table = pd.read_csv(folder / FOLDER / "allocation.csv")
     except (OSError, ValueError):
         return None
-    facts["rows"] = table.astype(object).where(table.notna(), None).to_dict("records")
-    return facts if facts.get("basis") == fits.basis and "budgets" in facts else None
+    return facts if facts.get("basis") == fits.basis and "rows" in facts else None
 
 
 def saved_figures(saved: dict[str, Any], fits: StudyFits) -> list[Figure]:
@@ -205,7 +201,7 @@ def _written(asked: Frontier, folder: Path) -> Iterator[str]:
     from rag_exp.laws.effects import contours, rate
 
     surface = asked.surface
-    yield f"{asked.name}: {getattr(surface.law, 'form', surface.law).equation}"
+    yield f"{asked.name}: {asked.equation}"
     yield cost_line(asked.costs, surface)
     yield from (f"{line} (given.S=NUMBER for another)" for line in surface.assumed)
     found = asked.table
@@ -213,8 +209,7 @@ def _written(asked: Frontier, folder: Path) -> Iterator[str]:
     yield from exponent_lines(found.attrs["exponents"])
     rates = [rate(surface, a, b) for a in surface.axes for b in surface.axes if a < b and {a, b} <= {"N", "D", "M"}]
     yield from (rate_line(r) for r in rates)
-    plain = _plain(found)
-    files = {"allocation.csv": plain}
+    files = {"allocation.csv": _plain(found)}
     if rates:
         files["rates.csv"] = _rates_table(rates)
     if {"N", "M"} <= set(surface.axes):
@@ -226,7 +221,7 @@ def _written(asked: Frontier, folder: Path) -> Iterator[str]:
     figures = figures_of_frontier(asked)
     save_figures(figures, folder)
     page = Page(f"{asked.name}: what a budget buys")
-    frontier_section(page, facts | {"rows": plain.astype(object).where(plain.notna(), None).to_dict("records")})
+    frontier_section(page, facts)
     for figure in figures:
         page.chart(figure.drawn())
     write_text(folder / PAGE, page.html(vega_libraries(), asked.basis))

@@ -144,7 +144,7 @@ def fit_file(options: FileFit) -> Iterator[str]:
     (card,) = StudyFits(options.y, "", [found], [], basis).save(out)
     figures = figures_of_law(found)
     save_figures(figures, out / "figures")
-    yield f"fit card: {card}"
+    yield f"fit card: {card}" + (f" (what a budget buys by it: rag-exp frontier card={card})" if "N" in axes else "")
     yield f"figures: {out / 'figures'} ({', '.join(f.name for f in figures)})"
 
 

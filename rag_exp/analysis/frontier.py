@@ -71,17 +71,24 @@ class Frontier:
         law = self.surface.law
         return str(getattr(law, "metric", None) or law.definitions.get("loss", law.y))
 
+    @property
+    def equation(self) -> str:
+        """The law's."""
+        law = self.surface.law
+        return str(getattr(law, "form", law).equation)
+
     def facts(self) -> dict[str, Any]:
         """What ``frontier.json`` holds."""
         return {
             "basis": self.basis,
             "law": self.name,
+            "equation": self.equation,
             "metric": self.metric,
             "axes": self.surface.axes,
             "given": self.surface.given,
             "assumed": self.surface.assumed,
             "costs": self.costs.model_dump(),
-            "budgets": self.table["budget"].tolist(),
+            "rows": self.table.to_dict("records"),
             "caps": dict(self.caps),
             "reach": self.reach,
             "level": self.surface.level,
@@ -95,4 +102,12 @@ class Frontier:
         from rag_exp.laws.surface import Surface
 
         surface, costs = Surface(law, facts["given"]), Costs(**facts["costs"])
-        return cls(facts["law"], surface, costs, tuple(facts["budgets"]), facts["caps"], facts["reach"], facts["basis"])
+        return cls(
+            facts["law"],
+            surface,
+            costs,
+            tuple(row["budget"] for row in facts["rows"]),
+            facts["caps"],
+            facts["reach"],
+            facts["basis"],
+        )

@@ -85,7 +85,9 @@ def _loss(asked: Frontier, table: pd.DataFrame, curve: pd.DataFrame) -> Figure:
         f"{_band_words(asked, curve)}. Grey points are the runs of the fit, each at what it would cost here"
         f"{_queries(asked)}. Of a good law none lies below the line but by noise."
     )
-    return Figure("frontier_loss", "What a budget buys", caption + _far_words(curve), theme.configure(chart))
+    return Figure(
+        "frontier_loss", "The least loss against the budget", caption + _far_words(curve), theme.configure(chart)
+    )
 
 
 def _allocation(asked: Frontier, table: pd.DataFrame, curve: pd.DataFrame) -> Figure:

@@ -42,11 +42,7 @@ def allocation_line(row: dict[str, Any], axes: Sequence[str]) -> str:
     chosen = [f"{a} {si(row[a])}{_sizes(row, a)}" for a in ("N", "D", "M", "K") if a in axes]
     text = f"{budget}: {', '.join(chosen)}: loss {row['loss']:.4g}"
     text += f"{_interval(row['loss_low'], row['loss_high'], '.4g')}; {_spent(row)}"
-    if row["capped"]:
-        text += f"; all the {' and '.join(row['capped'])} there is"
-    far = [f"{abs(v):.2g} decades {'above' if v > 0 else 'below'} the data on {a}" for a, v in row["beyond"].items()]
-    if far:
-        text += f"; an extrapolation, {' and '.join(far)}"
+    text += "".join(f"; {remark}" for remark in _remarks(row))
     if row["at_end"]:
         text += f"; {row['at_end']:.0%} of the replicates want what lies beyond the search"
     return text
@@ -81,8 +77,9 @@ def frontier_section(page: Page, saved: dict[str, Any]) -> None:
     axes = saved["axes"]
     page.heading("What a budget buys")
     page.paragraph(
-        f"The least loss that a budget pays for by the law {saved['law']}. In brackets: {saved['level']:.0%} intervals "
-        "over replicates and acceptable forms, where they are more than a point. What is farther from the data than "
+        f"The least loss that a budget pays for by the law {saved['equation']}. In brackets: {saved['level']:.0%} "
+        "intervals over replicates and acceptable forms, where they are more than a point. What is farther from the "
+        "data than "
         f"{saved['reach']:g} decade{'s' * (saved['reach'] != 1)} is not reported."
     )
     for line in (saved["costs_line"], *saved["assumed"]):
@@ -98,10 +95,17 @@ def frontier_section(page: Page, saved: dict[str, Any]) -> None:
             cells.append(Cell(f'{si(row[name])} <span class="range">{_sizes(row, name)}</span>', row[name]))
         band = _interval(row["loss_low"], row["loss_high"], ".4g")
         cells.append(Cell(f'{row["loss"]:.4g} <span class="range">{band}</span>', row["loss"]))
-        rows.append([*cells, Cell(_spent(row))])
+        rows.append([*cells, Cell("; ".join([_spent(row), *_remarks(row)]))])
     page.table(["FLOPs", *axes, "loss", "spent on"], rows)
     for line in (*exponent_lines(saved["exponents"]), *(f"marginal rate {r}" for r in saved["rates"])):
         page.paragraph(f"{line[0].upper()}{line[1:]}.", "note")
+
+
+def _remarks(row: dict[str, Any]) -> list[str]:
+    """Where an optimum is at a cap, and how far it is from the data."""
+    remarks = [f"all the {' and '.join(row['capped'])} there is"] if row["capped"] else []
+    far = [f"{abs(v):.2g} decades {'above' if v > 0 else 'below'} the data on {a}" for a, v in row["beyond"].items()]
+    return [*remarks, f"an extrapolation, {' and '.join(far)}"] if far else remarks
 
 
 def _line(slope: float, start: float) -> str:
@@ -130,7 +134,7 @@ def _tenfold(rate: float) -> str:
 
 
 def _factor(value: float) -> str:
-    return f"{value:.3g}" if value < 1e3 else f"{value:,.0f}" if value < 1e6 else scientific(value)
+    return f"{value:.3g}" if value < 1e3 else f"{value:,.0f}" if value < 1e6 else "more than a million"
 
 
 def _interval(low: float | None, high: float | None, form: str) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit
 
 FILE = "report.html"
-REPORT_VERSION = 3  # raise it when the page is made differently from the same runs
+REPORT_VERSION = 4  # raise it when the page is made differently from the same runs
 _SHOWN = ("em", "f1", "gold_recall@k", "index_recall@k", "queries_per_second")
 _BLANK = '<abbr title="{}">–</abbr>'
 
@@ -244,7 +244,9 @@ def _heldout(page: Page, fits: StudyFits, figure: Figure | None) -> None:
             cell = Cell(f"{aicc:.1f}", aicc, True) if aicc is not None else _blank("too few rows for AICc", True)
             rows.append(
                 [
-                    Cell(f'<span class="equation">{mathed(r["equation"])}</span>'),
+                    Cell(
+                        f'<span class="equation">{mathed(r["equation"])}</span> <span class="range">{r["form"]}</span>'
+                    ),
                     *errors,
                     _percent(r["heldout"], r.get("reason")),
                     cell,

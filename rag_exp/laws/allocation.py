@@ -198,16 +198,21 @@ class _Search:
         """The axes on which there is no more to be had."""
         return [a for a, cap in self.caps.items() if point[a] >= cap * (1 - EDGE)]
 
+    @property
+    def decades(self) -> str:
+        """The reach in words."""
+        return f"{self.reach:g} decade{'s' * (self.reach != 1)}"
+
     def reason(self, best: _Optimum, b: int) -> str | None:
         """Why the budget has no optimum."""
         if np.isinf(best.loss_RB[0, b]):
             least = f"N = {self.limits['N'][0]:.3g}"
-            return f"it does not pay for {least}, the least within {self.reach:g} decades of the data"
+            return f"it does not pay for {least}, the least within {self.decades} of the data"
         if best.loss_RB[0, b] <= 0:
             return "the law falls below zero there, which no loss can: its form does not hold so far out"
         for axis, end_RB in best.ends.items():
             if end := end_RB[0, b]:
-                where = f"{self.limits[axis][0 if end < 0 else 1]:.3g}, {self.reach:g} decades beyond the data"
+                where = f"{self.limits[axis][0 if end < 0 else 1]:.3g}, {self.decades} beyond the data"
                 return f"by the law {axis} should be {'less' if end < 0 else 'more'} than {where}"
         return None
 

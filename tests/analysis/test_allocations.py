@@ -56,6 +56,7 @@ def test_what_a_budget_buys_by_the_joint_law(study):
     assert "What a budget buys" in text
     assert ">1e14<" in text
     assert "reading 9" in text
+    assert "all the M there is; an extrapolation, 0.47 decades above the data on N" in text
     drawn = {"frontier_loss", "frontier_allocation", "frontier_shares", "frontier_plane"}
     assert {f.name for f in saved_figures(saved_frontier(plan.folder, fits), fits)} == drawn
     assert {f.stem for f in (plan.folder / "frontier").glob("*.pdf")} == drawn

@@ -181,7 +181,7 @@ def test_an_optimum_far_from_the_data_is_refused_and_one_near_them_says_how_far(
     assert table["beyond"][1] == {}
     assert table["reason"][2] is None
     assert table["beyond"][2]["N"] == pytest.approx(np.log10(table["N"][2] / 1e10))
-    assert "by the law N should be more than 1e+11, 1 decades beyond the data" in table["reason"][3]
+    assert "by the law N should be more than 1e+11, 1 decade beyond the data" in table["reason"][3]
     assert table["N"][3] is None
     with pytest.raises(LawError, match="positive FLOPs"):
         frontier(chinchilla, Costs(), [0.0])
