@@ -254,7 +254,7 @@ def test_a_factorised_law_chooses_how_many_passages_to_read():
 
 
 def test_fewer_passages_than_are_looked_at_are_an_end_and_a_single_one_is_none():
-    for fewest, reason in ((1.0, None), (20.0, "by the law K should be less than 2, 1 decades beyond the data")):
+    for fewest, reason in ((1.0, None), (20.0, "by the law K should be less than 2, 1 decade beyond the data")):
         axes = grid(N=np.geomspace(1e7, 1e10, 5), K=fewest * np.array([1.0, 2, 4, 8]))
         law = fitted("reading", axes, 2 + A * axes["N"] ** -ALPHA + 0.05 * axes["K"] ** 0.5)
         row = frontier(law, Costs(tokens=1e10, queries=1e6, read=200), [1e19]).iloc[0]
