@@ -184,8 +184,12 @@ def fit(argv: list[str]) -> int:
            rag-exp fit data=FILE [N=COLUMN D=COLUMN ... y=COLUMN] [law=FORM,FORM] [loss=... bootstrap=... out=DIR]
 
     Fits the study's laws to its finished runs and writes one fit card each. With nothing but the study's name,
-    the overrides that it was last run with are taken. With data=FILE (CSV, parquet, JSON lines, a W&B export) the law
-    is that of the file's rows; its card and figures are written to fits/<name of the file>.
+    the overrides that it was last run with are taken. With data=FILE (CSV, TSV, parquet, JSON lines: a row for each
+    run, as W&B's table of runs has) the law is that of the file's rows; its card and figures are written to
+    fits/<name of the file>. Also: units.N=1e6 (N is in millions), fixed.E=1.69 (what is known), weights=COLUMN,
+    cluster=COLUMN (rows of one checkpoint), holdout=largest_N,..., acceptable=2, delta, resample, level, coverage=200
+    (how often such intervals hold the truth), missing=leave_out, unconverged=leave_out, seed
+    (rag_exp/analysis/file_fits.py says what they are).
     """
     if any(a.startswith("data=") for a in argv):
         from rag_exp.analysis.file_fits import FileFit, fit_file

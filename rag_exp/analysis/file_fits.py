@@ -36,6 +36,9 @@ class FileFit(Options):
     units: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="what an axis is multiplied by (units.N=1e6 for millions)"
     )
+    fixed: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="parameters that are known (fixed.E=1.69), held in every form that has them"
+    )
     loss: Loss = Field("huber_log", description="of the residuals")
     delta: float = Field(1e-3, gt=0, description="Huber's threshold, in log units")
     weights: str | None = Field(None, description="column of the rows' weights")
@@ -71,24 +74,25 @@ class FileFit(Options):
         """
         from rag_exp.laws.form import AXES
 
-        given: dict[str, Any] = {"columns": {}, "units": {}}
+        given: dict[str, Any] = {"columns": {}, "units": {}, "fixed": {}}
         problems = []
         for word in words:
             key, equals, value = word.partition("=")
-            unit = key.removeprefix("units.")
+            group, _, name = key.partition(".")
             if not equals:
                 problems.append(f"{word}: key=value is wanted.")
             elif key in AXES:
                 given["columns"][key] = value
-            elif key != unit and unit in AXES:
-                given["units"][unit] = value
+            elif (group == "units" and name in AXES) or (group == "fixed" and name):
+                given[group][name] = value
             elif key in ("law", "holdout"):
                 given[key] = tuple(v for v in value.strip("[]").split(",") if v)
-            elif key in cls.model_fields and key not in ("columns", "units"):
+            elif key in cls.model_fields and key not in given:
                 given[key] = value
             else:
-                known = [*cls.model_fields, *AXES]
-                problems.append(f"{key}: unknown key.{did_you_mean(key, known)} Known: {', '.join(known)}, units.AXIS.")
+                plain = [f for f in cls.model_fields if f not in ("columns", "units", "fixed")]
+                known = [*plain, *AXES, "units.AXIS", "fixed.PARAMETER"]
+                problems.append(f"{key}: unknown key.{did_you_mean(key, known)} Known: {', '.join(known)}.")
         try:
             made = cls.model_validate(given)
         except ValidationError as e:
@@ -118,6 +122,7 @@ def fit_file(options: FileFit) -> Iterator[str]:
     named = ", ".join(f"{a} = {options.columns.get(a, a)}" for a in axes)
     yield f"{options.data}: {len(table)} rows; {named}; y = {options.y}"
     shared: dict[str, Any] = {"loss": options.loss, "delta": options.delta, "missing": options.missing}
+    shared["fixed"] = options.fixed
     shared["weights"] = None if options.weights is None else table[options.weights].tolist()
     compared = compare(forms, data, options.holdout or None, **shared)
     for row in compared.to_dict("records"):

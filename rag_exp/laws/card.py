@@ -74,9 +74,9 @@ class Prediction(NamedTuple):
     forms_high_n: np.ndarray
 
 
-@dataclass
+@dataclass(repr=False)
 class LawFit:
-    """A fitted law.
+    """A fitted law. Printed, it shows its parameters with their intervals and its warnings.
 
     Attributes:
         form: what was fitted.
@@ -119,6 +119,17 @@ class LawFit:
     coverage: dict[str, Any] = field(default_factory=dict)
     across_losses: dict[str, dict[str, Any]] = field(default_factory=dict)
     alternatives: list[LawFit] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        lines = [f"{self.y} = {self.form.equation}   ({self.form.label}, {self.loss}, {len(self.rows['y'])} rows)"]
+        for name, value in self.params.items():
+            interval = self.intervals.get(name)
+            more = "fixed" if name in self.fixed else "not identified" if name in self.unidentified else ""
+            if interval:
+                more = f"{self.level:.0%} [{interval[0]:.4g}, {interval[1]:.4g}]"
+            lines.append(f"  {name:8} {value:<10.4g} {more}".rstrip())
+        lines += [f"  acceptable too: {other.form.equation}" for other in self.alternatives]
+        return "\n".join([*lines, *(f"  note: {w}" for w in self.warnings)])
 
     @property
     def draws(self) -> pd.DataFrame:

@@ -48,17 +48,18 @@ def compare(
 ) -> pd.DataFrame:
     """Fit every form without the held-out rows (the largest level of an axis), and measure it there.
 
+    ``y``, ``loss``, ``delta``, ``weights``, ``cluster``, ``missing``, ``seed`` and ``columns`` are those of
+    :func:`rag_exp.laws.fit`.
+
     Args:
         forms: names or forms.
+        data: a DataFrame or a mapping of arrays, as for :func:`rag_exp.laws.fit`.
         holdout: ``"largest_compute"`` (largest N * D, one fifth of the rows), ``"largest_params"`` (N), ``"largest_N"``
             (or D, M, K), ``"leave_one_level_out"`` (each level of each axis in turn; ``"leave_one_level_out_N"``: of
             this axis), or several. None: ``"largest_compute"`` where the forms read N and D, else the largest of every
             axis.
         fixed: parameters held at known values in every form that has them (a floor that is known exactly, say).
         bootstrap: replicates of every fit without its held-out rows, by ``cluster`` where given (0: none).
-
-    ``y``, ``loss``, ``delta``, ``weights``, ``cluster``, ``missing``, ``seed`` and ``columns`` are those of
-    :func:`rag_exp.laws.fit`.
 
     Returns:
         One row per form, the best first. Columns: ``form``, ``equation``, ``parameters`` (those fitted), ``rows``,

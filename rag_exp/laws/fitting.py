@@ -51,20 +51,26 @@ def fit(
     unconverged: Literal["error", "leave_out"] = "error",
     columns: Mapping[str, str] | None = None,
 ) -> LawFit:
-    """Fit a law and certify its optimum.
+    """Fit a law and certify its optimum::
+
+        law = fit("chinchilla", runs, y="final", columns={"N": "params", "D": "tokens"}, bootstrap=500)
+        law.params["alpha"], law.intervals["alpha"], law.certificate["gradient"]
 
     Args:
         form: a name (``"joint"``, ``"saturating(M)"``) or a :class:`rag_exp.laws.Form`.
         data: a DataFrame or a mapping of arrays with the form's axes (N parameters, D training tokens, M passages in
             the corpus, K passages read) and ``y``.
         y: the column that is fitted, in nats.
-        loss: of the residuals: Huber, absolute or squared on log residuals, or squared on plain ones.
+        loss: of the residuals: ``"huber_log"``, ``"lad_log"`` (absolute) and ``"ls_log"`` (squared) are of log
+            residuals, ``"ls_raw"`` is of plain ones.
         delta: Huber's threshold, in log units.
         fixed: parameters held at known values (a floor that is known exactly, say).
         weights: a column or values; a row of weight 2 counts as two equal rows.
         cluster: a column or labels; rows of one cluster (one checkpoint) are resampled together.
-        bootstrap: how many replicates.
-        bootstrap_kind: what a replicate resamples (see ``rag_exp.laws.uncertainty``).
+        bootstrap: how many replicates; 0: no intervals.
+        bootstrap_kind: what a replicate resamples: ``"case"`` rows, ``"cluster"`` all rows of a cluster together,
+            ``"wild"`` the fit's residuals, so that the design stays as it is, ``"hierarchical"`` questions, seeds and
+            runs (see :mod:`rag_exp.laws.uncertainty`).
         seeds: a column or labels for ``"hierarchical"``: runs of one cluster that differ in it are repetitions.
         questions: for ``"hierarchical"``: losses [questions, rows of ``data``] on the same questions in the same
             order, whose means are ``y`` (of a study: the column of its metric in every run's predictions.parquet).

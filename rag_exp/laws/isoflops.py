@@ -19,12 +19,12 @@ MIN_SIZES = 4
 def isoflop(data: Any, *, y: str = "loss", compute: str = "C", size: str = "N") -> pd.DataFrame:
     """The size of least loss at every budget, and how it grows with compute.
 
+    Per budget the best loss of every size is interpolated by Akima's splines in logarithms (Porian et al. 2024); a
+    minimum at the smallest or largest size is no minimum, and its budget has nulls.
+
     Args:
         data: a DataFrame or a mapping of arrays, a row for each run.
         y, compute, size: its columns of the loss, the budget in FLOPs and the parameters.
-
-    Per budget the best loss of every size is interpolated by Akima's splines in logarithms (Porian et al. 2024); a
-    minimum at the smallest or largest size is no minimum, and its budget has nulls.
 
     Returns:
         per budget: ``C``, ``N``, ``loss``, ``sizes`` and a ``reason`` where there is no optimum. ``attrs["exponent"]``

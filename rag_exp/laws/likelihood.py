@@ -37,6 +37,11 @@ def profile(law: LawFit, parameter: str, level: float = 0.95) -> Profile:
     Least squares are the likelihood of normal errors, absolute deviations that of Laplace's; their scale is fitted
     too. For normal errors the limit is F's with the rows that parameters leave, exact where the form is linear.
 
+    Args:
+        law: fitted with ``ls_log``, ``ls_raw`` or ``lad_log``.
+        parameter: one that is not fixed, under the papers' name.
+        level: of the interval that the profile's limit gives.
+
     Raises:
         LawError: an unknown or fixed parameter, no level, or Huber's loss, which is no likelihood of one scale.
     """

@@ -38,12 +38,14 @@ def simulate(
     """Recovery of the parameters on a design, and how often intervals hold the truth.
 
     Args:
+        form: a name or a form.
         design: the axes of the study, one value per run.
         params: the truth, under the papers' names.
         noise: standard deviation of the log of a loss.
         studies: simulated studies that recovery is measured on.
         coverage: of them, how many are also bootstrapped to measure coverage (0: not measured).
         bootstrap: replicates per study.
+        level: of the intervals whose coverage is measured.
         fitted: what :func:`rag_exp.laws.fit` takes besides (``loss``, ``delta``, ``fixed``, ``bootstrap_kind``,
             ``cluster``, ``seeds``).
 

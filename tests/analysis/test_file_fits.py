@@ -81,6 +81,8 @@ def test_a_table_in_one_axis(place):
         (["law=chinchila"], "Did you mean"),
         (["bootstraps=3"], "Did you mean 'bootstrap'"),
         (["units.K=3"], "units.K: no column is axis K"),
+        (["fixed.E=-1"], "fixed.E: input should be greater than or equal to 0"),
+        (["fix.E=1"], "fix.E: unknown key. Known: data,"),
         (["units.N=-1"], "units.N: input should be greater than 0"),
         (["law=joint"], "read the axis M; name its column"),
         (["delta=-1"], "delta"),
@@ -114,6 +116,14 @@ def test_rows_of_a_file_that_mean_different_things_by_an_axis_are_refused(place,
     table(**{column: ["with embeddings"] * 18 + ["without"] * 18}).to_csv("runs.csv", index=False)
     assert cli.main(["fit", *WORDS, "law=chinchilla", "bootstrap=0"]) == 1
     assert "do not mean the same by N: 'with embeddings' in rows 0, 1" in capsys.readouterr().err
+
+
+def test_a_known_floor_is_held_in_every_form_that_has_one(csv):
+    words = [*WORDS, "law=chinchilla,chinchilla_tied", "bootstrap=50", "acceptable=1e9", "fixed.E=1.7"]
+    assert cli.main(["fit", *words]) == 0
+    law = StudyFits.load(csv / "fits" / "runs").fits[0].law
+    assert [one.params["E"] for one in (law, *law.alternatives)] == [1.7, 1.7]
+    assert law.intervals["E"] is None
 
 
 def test_the_card_claims_no_definition_that_nobody_gave(place):

@@ -15,6 +15,20 @@ def law(request):
     return fit(request.param, {"N": N, "M": M, "loss": LOSS}, bootstrap=100, bootstrap_kind="wild", delta=0.02)
 
 
+def test_a_law_printed_is_a_page_and_not_its_rows():
+    N = np.geomspace(1e5, 1e8, 12)
+    data = {"N": N, "nats": (2 + 150 * N**-0.35) * np.exp(np.random.default_rng(0).normal(0, 0.01, 12))}
+    law = fit("saturating", data, y="nats", fixed={"E": 2.0}, bootstrap=40, bootstrap_kind="wild", loss="ls_log")
+    law.alternatives, law.warnings = [fit("power", data, y="nats")], ["a warning"]
+    head, floor, _, alpha, other, note = repr(law).splitlines()
+    assert head == "nats = E + A N^-alpha   (saturating(N), ls_log, 12 rows)"
+    assert floor.split() == ["E", "2", "fixed"]
+    assert alpha == f"  alpha    {law.params['alpha']:<10.4g} 95% [{law.intervals['alpha'][0]:.4g}, " + (
+        f"{law.intervals['alpha'][1]:.4g}]"
+    )
+    assert (other, note) == ("  acceptable too: A N^-alpha", "  note: a warning")
+
+
 def test_the_card_is_json_that_gives_the_same_predictions_and_bands(law):
     again = LawFit.from_json(law.to_json())
     points = {"N": [1e6, 1e7], "M": 64_000}
