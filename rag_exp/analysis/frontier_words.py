@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PARTS = ("training", "corpus", "search", "reading")
 _LEAST_SHARE = 0.005  # of a budget, to be named
+_MOST = 6.0  # decades of an exchange rate that are told
 
 
 def cost_line(costs: Costs, surface: Surface) -> str:
@@ -129,12 +130,10 @@ def _sizes(row: dict[str, Any], axis: str) -> str:
 
 
 def _tenfold(rate: float) -> str:
-    """10^rate, however large: an axis that hardly lowers the loss any more is worth next to nothing."""
-    return _factor(10.0**rate) if rate < 300 else f"10^{rate:,.0f}"
-
-
-def _factor(value: float) -> str:
-    return f"{value:.3g}" if value < 1e3 else f"{value:,.0f}" if value < 1e6 else "more than a million"
+    """10^rate: an axis that hardly lowers the loss any more is worth next to nothing, and no number says it better."""
+    if rate > _MOST:
+        return "more than a million"
+    return f"{10**rate:.3g}" if rate < 3 else f"{10**rate:,.0f}"
 
 
 def _interval(low: float | None, high: float | None, form: str) -> str:

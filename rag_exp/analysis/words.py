@@ -35,9 +35,11 @@ _WITHOUT = {
     "largest_N": "without the largest models it misses them",
     "largest_params": "without the largest models it misses them",
     "largest_M": "without the largest corpus it misses those runs",
+    "largest_D": "without the longest training it misses those runs",
     "largest_compute": "without the fifth of the runs with the most training compute it misses them",
     "leave_one_level_out_N": "without each model size in turn it misses that one",
     "leave_one_level_out_M": "without each corpus size in turn it misses that one",
+    "leave_one_level_out_D": "without each length of training in turn it misses that one",
 }
 
 

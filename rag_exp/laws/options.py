@@ -12,12 +12,8 @@ from rag_exp.core.options import Options, Registry
 LAWS = Registry("law")
 
 HOLDOUTS = (
-    "largest_N",
-    "largest_M",
-    "largest_params",
-    "largest_compute",
-    "leave_one_level_out_N",
-    "leave_one_level_out_M",
+    *(f"largest_{axis}" for axis in ("N", "M", "D", "params", "compute")),
+    *(f"leave_one_level_out_{axis}" for axis in ("N", "M", "D")),
 )
 TRAINED = ("chinchilla", "rag_power", "rag_log", "rag_interaction")
 
@@ -64,9 +60,9 @@ class LawOptions(Options):
     )
     holdout: tuple[str, ...] = Field(
         (),
-        description="what forms are not shown and then judged by: largest_N, largest_M, largest_compute (a fifth of "
-        "the runs, by N x D), leave_one_level_out_N or _M (every level in turn), or several; a law goes by those of "
-        "its own axes, and by its axes' largest levels where none is",
+        description="what forms are not shown and then judged by: largest_N (or M, D), largest_compute (a fifth of the "
+        "runs, by N x D), leave_one_level_out_N (or M, D; every level in turn), or several; a law goes by those of its "
+        "own axes, and by its axes' largest levels where none is",
     )
     level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
     coverage: int = Field(

@@ -51,7 +51,7 @@ def test_a_law_goes_by_the_holdouts_of_its_own_axes_else_by_its_largest_levels()
     asked = ("leave_one_level_out_N", "largest_compute")
     assert for_axes(asked, ("N", "M")) == list(asked) == for_axes(asked, ("N",))
     assert for_axes(asked, ("M",)) == ["largest_M"]
-    assert for_axes((), ("N", "M")) == ["largest_N", "largest_M"]
+    assert for_axes((), ("N", "D", "M")) == ["largest_N", "largest_D", "largest_M"]
     assert for_axes(("largest_params", "largest_M"), ("N",)) == ["largest_params"]
 
 

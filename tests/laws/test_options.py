@@ -51,8 +51,8 @@ def test_holdouts_are_those_of_a_study_and_change_nothing_where_none_is_named():
     assert LawOptions(holdout="largest_M").holdout == ("largest_M",)
     with pytest.raises(ValidationError, match=r"no hold-out 'largest_NN' .*Did you mean 'largest_N'"):
         LawOptions(holdout=("largest_NN",))
-    with pytest.raises(ValidationError, match="largest_D"):  # no axis of a study's laws
-        LawOptions(holdout=("largest_D",))
+    with pytest.raises(ValidationError, match="largest_K"):  # no axis of a study's laws
+        LawOptions(holdout=("largest_K",))
     with pytest.raises(ValidationError, match="named twice"):
         LawOptions(holdout=("largest_N", "largest_N"))
     assert "holdout" not in LawOptions().identity()
