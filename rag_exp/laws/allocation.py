@@ -50,7 +50,8 @@ def frontier(
 
     Args:
         law: fitted in N and any of D, M and K, whose other axes are constants of ``costs``; a :class:`Surface` to hold
-            what else a prediction needs. Where it has alternatives (other forms that hold as well), bands span theirs.
+            what else a prediction needs, or an axis (which then costs what it does at that value). Where it has
+            alternatives (other forms that hold as well), bands span theirs.
         costs: what training, the corpus and answering cost; a mapping holds the constants of :class:`Costs` by name.
         budgets: FLOPs in all.
         reach: decades beyond the data within which an optimum is looked for.
@@ -71,7 +72,7 @@ def frontier(
     import pandas as pd
 
     surface = surface_of(law)
-    costs = costs if isinstance(costs, Costs) else Costs(**costs)
+    costs = _at_held(costs if isinstance(costs, Costs) else Costs(**costs), surface)
     budgets_B = np.sort(numbers(np.atleast_1d(budgets), "budgets"))
     _check(surface, costs, budgets_B)
     search = _Search(surface, costs, reach, caps or {})
@@ -261,6 +262,13 @@ class _Search:
             low, high = self.ks[0] if self.ks[0] > 1 else 0.0, self.ks[-1]
         above = (values_RB >= high * (1 - EDGE)) & (axis not in self.caps)
         return np.where(above, 1, np.where(values_RB <= low * (1 + EDGE), -1, 0))
+
+
+def _at_held(costs: Costs, surface: Surface) -> Costs:
+    """The costs of what the surface holds: an axis of the law that stays at a value is paid for at that value."""
+    constants = {"D": "tokens", "M": "passages", "K": "k"}
+    held: dict[str, float | None] = {constants[a]: float(v) for a, v in surface.given.items() if a in constants}
+    return costs.model_copy(update=held | ({"tokens_per_parameter": None} if "tokens" in held else {}))
 
 
 def _check(surface: Surface, costs: Costs, budgets: np.ndarray) -> None:

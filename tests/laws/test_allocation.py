@@ -253,6 +253,24 @@ def test_a_factorised_law_chooses_how_many_passages_to_read():
     assert row["loss_low"] <= row["loss"] <= row["loss_high"]
 
 
+def test_an_axis_that_is_held_is_paid_for_at_what_it_is(rag_power):
+    costs = Costs(embed=1e10, queries=1e6, read=200, k=5)
+    row = frontier(Surface(rag_power, {"M": 3e6}), costs, [1e20]).iloc[0]
+    assert (row["M"], row["flops.corpus"]) == (3e6, 3e16)
+    row = frontier(Surface(rag_power, {"D": 1e10}), costs.model_copy(update={"tokens_per_parameter": 20}), [1e19]).iloc[
+        0
+    ]
+    assert row["D"] == 1e10
+    assert costs.total(row["N"], 1e10, row["M"], 5.0) == pytest.approx(1e19)
+    # An axis that had one level in the data is held there without saying so.
+    rows = factorised()
+    four = {name: column[rows["K"] == 4] for name, column in rows.items()}
+    surface = Surface(fit_factorised(four), {"growth": "any"})
+    assert surface.axes == ("N", "M")
+    row = frontier(surface, Costs(tokens=1e8, queries=1e5, read=100), [3e15]).iloc[0]
+    assert row["flops.reading"] == pytest.approx(1e5 * 100 * row["N"] * 4)
+
+
 def test_fewer_passages_than_are_looked_at_are_an_end_and_a_single_one_is_none():
     for fewest, reason in ((1.0, None), (20.0, "by the law K should be less than 2, 1 decade beyond the data")):
         axes = grid(N=np.geomspace(1e7, 1e10, 5), K=fewest * np.array([1.0, 2, 4, 8]))

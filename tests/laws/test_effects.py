@@ -89,8 +89,12 @@ def test_a_marginal_rate_is_the_slope_of_the_iso_loss_curve():
 
 
 def test_what_does_not_help_has_no_rate():
-    rising = law(2 + 100 * N**-0.5 + 0.01 * M**0.5, "joint_rising")
+    shaken = np.exp(np.random.default_rng(0).normal(0, 1e-4, 25))
+    rising = law((2 + 100 * N**-0.5 + 0.01 * M**0.5) * shaken, "joint_rising", bootstrap=40, bootstrap_kind="wild")
     assert rate(rising, "N", "M").rate is None
+    assert (rate(rising, "N", "M").low, rate(rising, "N", "M").high) == (None, None)
+    nothing = exchange(rising, effect(rising, "N"), "M")
+    assert (nothing.factor, nothing.low, nothing.high, nothing.none_share) == (None, None, None, 1.0)
     assert rate(rising, "M", "N").rate < 0
 
 
