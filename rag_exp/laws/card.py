@@ -121,12 +121,17 @@ class LawFit:
     alternatives: list[LawFit] = field(default_factory=list)
 
     def __repr__(self) -> str:
+        from rag_exp.laws.sensitivity import moves
+
+        moved = moves(self.across_losses)
         lines = [f"{self.y} = {self.form.equation}   ({self.form.label}, {self.loss}, {len(self.rows['y'])} rows)"]
         for name, value in self.params.items():
             interval = self.intervals.get(name)
             more = "fixed" if name in self.fixed else "not identified" if name in self.unidentified else ""
             if interval:
                 more = f"{self.level:.0%} [{interval[0]:.4g}, {interval[1]:.4g}]"
+            if name in moved:
+                more += "   across losses {:.4g} to {:.4g}".format(*moved[name])
             lines.append(f"  {name:8} {value:<10.4g} {more}".rstrip())
         lines += [f"  acceptable too: {other.form.equation}" for other in self.alternatives]
         return "\n".join([*lines, *(f"  note: {w}" for w in self.warnings)])

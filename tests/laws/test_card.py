@@ -20,11 +20,12 @@ def test_a_law_printed_is_a_page_and_not_its_rows():
     data = {"N": N, "nats": (2 + 150 * N**-0.35) * np.exp(np.random.default_rng(0).normal(0, 0.01, 12))}
     law = fit("saturating", data, y="nats", fixed={"E": 2.0}, bootstrap=40, bootstrap_kind="wild", loss="ls_log")
     law.alternatives, law.warnings = [fit("power", data, y="nats")], ["a warning"]
+    law.across_losses = {loss: {"shapes": {"alpha": a}} for loss, a in (("ls_log", 0.35), ("lad_log", 0.4))}
     head, floor, _, alpha, other, note = repr(law).splitlines()
     assert head == "nats = E + A N^-alpha   (saturating(N), ls_log, 12 rows)"
     assert floor.split() == ["E", "2", "fixed"]
     assert alpha == f"  alpha    {law.params['alpha']:<10.4g} 95% [{law.intervals['alpha'][0]:.4g}, " + (
-        f"{law.intervals['alpha'][1]:.4g}]"
+        f"{law.intervals['alpha'][1]:.4g}]   across losses 0.35 to 0.4"
     )
     assert (other, note) == ("  acceptable too: A N^-alpha", "  note: a warning")
 
