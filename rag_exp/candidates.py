@@ -50,7 +50,7 @@ class Dial:
     Attributes:
         key: what sets it.
         levels: its values so far and their numbers, as finished runs measured them. None: the key is not set.
-        new: values to add and their numbers.
+        new: values to add and their numbers (of D, steps).
         lacking: how many more levels the law needs before it can be fitted; the first of ``new`` are for that.
     """
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from rag_exp import config as configs
 from rag_exp.analysis.fits import current_fits, law_options
-from rag_exp.analysis.study_fits import MIN_LEVELS
+from rag_exp.analysis.study_fits import LENGTHS, MIN_LEVELS
 from rag_exp.analysis.tables import finished, load_study
 from rag_exp.candidates import AXIS_KEYS, SEED, Candidate, Dial, Family, candidates, family, key_of
 from rag_exp.core.errors import ConfigError, DataError, LawError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
-_TIME = re.compile(rf"([\d.]+)({'|'.join(_SECONDS)})")
+_TIME = re.compile(rf"(\d+(?:\.\d+)?)({'|'.join(_SECONDS)})")
 
 
 class SuggestOptions(Options):
@@ -84,14 +84,15 @@ def suggest_runs(
     from rag_exp.laws.costs import FLOPS, SECONDS, costs_of_records
 
     table = load_study(plan.folder)
-    fits = current_fits(plan, records, table, law_options(plan.law, plan.forms))
+    wanted = law_options(plan.law, plan.forms)
+    fits = current_fits(plan, records, table, wanted)
     rows = finished(table, fits.metric)
     rows = rows[(rows["arm"] == fits.arm) & rows["N"].notna() & rows["M"].notna()]
     if not len(rows):
         raise DataError(f"No finished run of arm {fits.arm} tells what a run costs. Run the study first.")
     laws = _laws(fits, rows)
     fitted = laws[0].run_ids if laws else rows["run_id"].tolist()
-    known = family(plan, rows, fitted, _needs(plan, fits, law_options(plan.law, plan.forms)))
+    known = family(plan, rows, fitted, _needs(plan, fits, wanted))
     spent = SECONDS if options.timed else FLOPS
     costs = costs_of_records(known.rows, spent=spent, queries=float(known.rows["questions"].median()))
     yield from (_lacking(dial) for dial in known.dials.values() if dial.lacking)
@@ -116,7 +117,7 @@ def suggest_runs(
     yield f"{len(taken)} runs within {options.said(options.budget)}{pace}{cap}, {first}:"
     runs = [(found[i], price) for i, price in taken]
     for overrides, members in _sweeps(runs):
-        yield f"  {_command(overrides)}"
+        yield f"  {_command(overrides, user)}"
         for candidate, price in members:
             yield f"      {_said(candidate, options.said(price), laws, fits.metric)}"
     yield f"together {options.said(sum(price for _, price in taken))}"
@@ -159,8 +160,8 @@ def _laws(fits: StudyFits, rows: pd.DataFrame) -> list[_Law]:
     """The study's laws in several axes: in N and M, in D at the same settings, and the factorised one."""
     from rag_exp.laws.surface import Surface
 
-    def setting(fit: StudyFit) -> list[Any]:
-        return [fit.where.get(name) for name in ("index", "growth")]
+    def setting(fit: StudyFit) -> dict[str, Any]:
+        return {name: value for name, value in fit.where.items() if name not in ("N", "M", *LENGTHS)}
 
     found, joint = [], fits.joint()
     first = joint or fits.widest()
@@ -239,10 +240,11 @@ def _size(values: Values) -> int:
     return math.prod(len(v) for v in values.values())
 
 
-def _command(values: Values) -> str:
-    """The command of a sweep."""
+def _command(values: Values, user: Path | None) -> str:
+    """The command of a sweep, for the folder in which this one was given."""
     sweep = ["-m"] if _size(values) > 1 else []
-    return shlex.join(["rag-exp", "run", *sweep, *(f"{key}={','.join(v)}" for key, v in values.items())])
+    own = [] if user in (None, configs.user_configs(None)) else ["--config-dir", str(user)]
+    return shlex.join(["rag-exp", "run", *sweep, *own, *(f"{key}={','.join(v)}" for key, v in values.items())])
 
 
 def _grids(runs: Sequence[tuple[str, ...]], plan: Study, known: Family) -> Iterator[str]:

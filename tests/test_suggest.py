@@ -72,9 +72,11 @@ def runs_of(lines):
     return [line.strip() for line in lines if line.strip().startswith("rag-exp run")]
 
 
-def pasted(lines):
-    """The runs of the commands, each expanded by itself."""
-    return [p for run in runs_of(lines) for p in expand([w for w in shlex.split(run)[2:] if w != "-m"]).points]
+def pasted(run):
+    """The runs of a command as it stands."""
+    words = shlex.split(run)[2:]
+    user = Path(words.pop(words.index("--config-dir") + 1))
+    return expand([w for w in words if w not in ("-m", "--config-dir")], user).points
 
 
 def prices(lines):
@@ -100,7 +102,7 @@ def test_the_largest_that_the_budget_pays_for(study):
     assert max(prices(lines)) <= 3e13
     assert sum(prices(lines)) <= 6e13
     there = {p.run_id for p in study[0].points if RunFolder(study[0].root, p.run_id).record.is_file()}
-    found = expand([w for w in shlex.split(runs[1])[2:] if w != "-m"]).points
+    found = pasted(runs[1])
     assert len(found) == 3
     assert not there & {p.run_id for p in found}
 
@@ -135,7 +137,7 @@ def test_the_grids_that_are_printed_hold_the_very_runs_that_are_suggested(small,
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "grown.yaml").write_text(yaml.safe_dump(study))
     grown = expand(["study=grown", f"paths.root={small[0].root}"], tmp_path)
-    assert {p.run_id for p in grown.points} == {p.run_id for p in pasted(lines)}
+    assert {p.run_id for p in grown.points} == {p.run_id for run in runs_of(lines) for p in pasted(run)}
     assert len(grown.points) == len(prices(lines)) > 6
     assert not any("threads" in line for line in lines if line.startswith("  - "))
 
@@ -216,7 +218,7 @@ def test_bad_options_are_named():
     assert suggest_options(["budget=1.5h"]).budget == 5400
     for words, wrong in (
         ([], "Field required"),
-        (["budget=2 weeks"], "valid number"),
+        (["budget=1.2.3h"], "valid number"),
         (["budget=-1"], "greater than 0"),
     ):
         with pytest.raises(ConfigError, match=rf"budget: .*{wrong}.* Write budget=FLOPs, .* or a time, say budget=2h"):
