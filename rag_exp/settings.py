@@ -403,6 +403,8 @@ def setting_problems(
     indexed = whole if setting.selected else size
     if setting.source == "index" and indexed is not None:
         found += [prefix + problem for problem in setting.index.problems(indexed)]
+    if setting.uses_vectors and not setting.index.any_width and not config.encoder.problems():
+        found += [prefix + problem for problem in setting.index.misfits(config.encoder.known_dims())]
     if setting.source == "index" and setting.index.made_elsewhere:
         found += _elsewhere_problems(config, setting, prefix, size_key)
     if setting.source == "index" and setting.index.needs == "vectors" and setting.index.built == "once":
@@ -415,8 +417,6 @@ def setting_problems(
 def _elsewhere_problems(config: RunConfig, setting: Setting, prefix: str, size_key: str) -> list[str]:
     """Why an index that was made elsewhere cannot be searched in a setting."""
     index, found = setting.index, []
-    if not config.encoder.problems():
-        found += [prefix + problem for problem in index.misfits(config.encoder.known_dims())]
     if setting.size is not None and not setting.selected:
         found.append(
             f"{size_key}: {setting.size}: index={index.kind} holds a whole corpus, and is not built anew over a "

@@ -457,7 +457,14 @@ def test_passages_are_embedded_once_where_the_encoder_is_the_same(tmp_path, over
         (["encoder@distractors_encoder=points"], "distractors_encoder.kind: points reads the numbers"),
         (["distractors_encoder=null"], "needs an encoder that comes trained; use encoder@distractors_encoder=minilm"),
         (["distractors_encoder.model=package:no_such_model"], "distractors_encoder.model: the package no_such_model"),
-        (["encoder@distractors_encoder=precomputed"], "distractors_encoder.passages: null: passages' vectors"),
+        (
+            [
+                "encoder@distractors_encoder=precomputed",
+                "distractors_encoder.questions=q.npy",
+                "distractors_encoder.question_ids=q.txt",
+            ],
+            "distractors_encoder.passages: null: passages' vectors",
+        ),
     ],
 )
 def test_what_cannot_put_distractors_in_order(base, overrides, says):

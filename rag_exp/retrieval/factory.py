@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from rag_exp.core.errors import DataError
+from rag_exp.core.errors import DataError, did_you_mean
 from rag_exp.core.options import NEUTRAL, SEARCH
 from rag_exp.retrieval.faiss_costs import adding_flops, training_flops
 from rag_exp.retrieval.faiss_index import (
@@ -37,6 +38,7 @@ from rag_exp.retrieval.l2 import Lengths
 if TYPE_CHECKING:
     import numpy as np
 
+_FILLED = ("nlist", "m", "dims")  # what may stand in braces
 _LEAST_POINTS = 16_384  # training points, where there are so many and quantizers have few centroids
 _DIMS_PER_CODE = 4
 _GRAPH = re.compile(r"HNSW|NSG|NNDescent")
@@ -53,6 +55,8 @@ _UNCOMPRESSED = re.compile(r"(IVF\d+(_HNSW\d+)?,)?Flat|(HNSW|NSG)\d+(,Flat)?")  
 
 class FactoryOptions(VectorIndexOptions):
     """What every index by a factory string has."""
+
+    any_width: ClassVar[bool] = False
 
     string: str = Field(description="faiss factory string; {nlist}, {m} and {dims} follow from the corpus")
     search: Annotated[str, SEARCH] = Field(
@@ -75,8 +79,6 @@ class FactoryOptions(VectorIndexOptions):
     def problems(self, size: int) -> list[str]:
         if "ht" in [pair.partition("=")[0].strip() for pair in self.search.split(",")]:
             return ["index.search: ht (polysemous codes): codes are not trained for it here; leave it out."]
-        if self.metric == "l2" and "LSH" in self.string:
-            return [f"index.metric: l2: {self.string} compares bits, whose distances are no L2 distances."]
         if self.lists == "disk" and not _CAN_BE_ON_DISK.fullmatch(self.string):
             return [f"index.lists: disk: faiss keeps no lists of {self.string} on disk; use index.lists=memory."]
         needed = MIN_POINTS_PER_LIST * self._centroids(size)
@@ -87,6 +89,19 @@ class FactoryOptions(VectorIndexOptions):
             f"passages ({MIN_POINTS_PER_LIST} each), the corpus has {size}; give the lists {{nlist}}, the product "
             "quantizer fewer bits (PQ{m}x4: 624 passages), or use index=sq, which trains none."
         ]
+
+    def misfits(self, dims: int) -> list[str]:
+        if unknown := sorted(set(re.findall(r"\{(\w*)\}", self.string)) - set(_FILLED)):
+            hint = did_you_mean(unknown[0], _FILLED)
+            return [f"index.string: {{{unknown[0]}}} stands for nothing.{hint} Known: {{{'}, {'.join(_FILLED)}}}."]
+        if "IDMap" in self.string:
+            return ["index.string: passages are numbered by their rows here; leave IDMap out."]
+        if "LSH" in self.string:
+            return [
+                f"index.string: {self.string} compares bits, whose distances are neither inner products nor L2; "
+                "index=rabitq makes one bit a dimension that is."
+            ]
+        return [] if (refused := _refusal(self.filled(1, dims), dims, self.metric, self.search)) is None else [refused]
 
     def derived(self, size: int) -> dict[str, Any]:
         return {"string": self.filled(size)}
@@ -128,22 +143,14 @@ class FactoryOptions(VectorIndexOptions):
         return index
 
     def train(self, content: Sequence[np.ndarray], seed: int) -> FactoryIndex:
-        import faiss
-
         size, dims = shape_of(content)
         string = self.filled(size, dims) if size else self.string
         facts: dict[str, Any] = {"passages": 0, "dims": dims, "string": string, "reproducible": True}
         if not size:
             return FactoryIndex(None, {**facts, "train_points": 0}, self)
-        if problems := self.problems(size):
+        if problems := [*self.misfits(dims), *self.problems(size)]:
             raise DataError(problems[0])
-        try:
-            by = faiss.METRIC_INNER_PRODUCT if self.metric == "inner_product" else faiss.METRIC_L2
-            native = faiss.index_factory(dims, string, by)
-        except RuntimeError as e:
-            raise DataError(
-                f"index.string: faiss cannot make {string!r} over {dims} dimensions by {self.metric} ({reason(e)})."
-            ) from e
+        native = _empty(string, dims, self.metric)
         facts["train_points"] = 0
         if not native.is_trained:
             _seed(native, seed)
@@ -269,6 +276,35 @@ class RaBitQ(FactoryOptions):
     kind: Literal["rabitq"] = "rabitq"
     string: str = "IVF{nlist},RaBitQ"
     search: Annotated[str, SEARCH] = "nprobe=8"
+
+
+def _empty(string: str, dims: int, metric: str) -> Any:
+    """The index of a filled-in string, before it is trained.
+
+    Raises:
+        DataError: faiss makes none.
+    """
+    import faiss
+
+    try:
+        by = faiss.METRIC_INNER_PRODUCT if metric == "inner_product" else faiss.METRIC_L2
+        return faiss.index_factory(dims, string, by)
+    except RuntimeError as e:
+        raise DataError(
+            f"index.string: faiss cannot make {string!r} over {dims} dimensions by {metric} ({reason(e)})."
+        ) from e
+
+
+@cache
+def _refusal(string: str, dims: int, metric: str, search: str) -> str | None:
+    """Why faiss does not take a filled-in string or its search parameters; None where it does."""
+    try:
+        native = _empty(string, dims, metric)
+        if search:
+            set_search(native, search, string)
+    except DataError as e:
+        return str(e)
+    return None
 
 
 def _splits(string: str) -> bool:

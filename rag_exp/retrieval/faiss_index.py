@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,7 @@ from rag_exp.retrieval.selection import search_assigned, selecting
 if TYPE_CHECKING:
     import numpy as np
 
+_PARAMETERS = re.compile(r"\s*\w+\s*=\s*[\w.+-]+\s*(,\s*\w+\s*=\s*[\w.+-]+\s*)*")
 _TIE_PLACES = 1 << 22  # places of results held at once while ties at rank k are settled
 ADD_ROWS = 65_536  # vectors are added in blocks of this size, so that a build never depends on how they were stored
 
@@ -190,6 +192,8 @@ def set_search(native: Any, search: str, named: str) -> None:
     """
     import faiss
 
+    if not _PARAMETERS.fullmatch(search):  # faiss reads as much of it as it can
+        raise DataError(f"index.search: {search!r} is no list of parameters; write it like nprobe=16,max_codes=1000.")
     try:
         faiss.ParameterSpace().set_index_parameters(native, search)
     except RuntimeError as e:
@@ -203,7 +207,8 @@ def without(name: str | None, search: str) -> str:
 
 def reason(error: RuntimeError) -> str:
     """What faiss says, without where it says it."""
-    return str(error).rpartition("Error: ")[2] or str(error)
+    said = str(error).rpartition("Error: ")[2] or str(error)
+    return re.sub(r"^Error in .* at \S+:\d+: ", "", said)
 
 
 def faiss_seed(seed: int, *names: str) -> int:

@@ -65,6 +65,7 @@ class Hybrid(IndexOptions):
     """A dense index and BM25, each asked for its candidates, their rankings fused."""
 
     needs: ClassVar[Literal["vectors", "texts", "both"]] = "both"
+    any_width: ClassVar[bool] = False
     no_exact: ClassVar[str] = "hybrid fuses two rankings: there is no exact search of its own that it approximates"
 
     kind: Literal["hybrid"] = "hybrid"
@@ -74,6 +75,9 @@ class Hybrid(IndexOptions):
     rrf_c: Annotated[float, SEARCH] = Field(60.0, ge=0, description="rrf: how little the first ranks stand out")
     weight: Annotated[float, SEARCH] = Field(0.5, ge=0, le=1, description="weighted: of the dense score")
     candidates: Annotated[int, SEARCH] = Field(100, ge=1, description="of each ranking; at least k are")
+
+    def misfits(self, dims: int) -> list[str]:
+        return [p.replace("index.", "index.dense.") for p in self.dense.misfits(dims)]
 
     def problems(self, size: int) -> list[str]:
         found = [p.replace("index.", "index.dense.") for p in self.dense.problems(size)]

@@ -34,6 +34,7 @@ class IndexOptions(Options):
         assigns: of an index that splits exactly, whether queries are assigned to its lists once for all shards.
         stores_vectors: False for an index that searches the embeddings where they lie: there is nothing to save.
         made_elsewhere: it is not built but opened, over the whole corpus that it holds.
+        any_width: vectors of any number of dimensions fit, so that :meth:`misfits` need not be asked.
     """
 
     needs: ClassVar[Literal["vectors", "texts", "both"]] = "vectors"
@@ -42,13 +43,14 @@ class IndexOptions(Options):
     assigns: ClassVar[bool] = False
     stores_vectors: ClassVar[bool] = True
     made_elsewhere: ClassVar[bool] = False
+    any_width: ClassVar[bool] = True
 
     def problems(self, size: int) -> list[str]:
         """What keeps this index from being built over ``size`` passages; sentences that start with the config path."""
         return []
 
     def misfits(self, dims: int) -> list[str]:
-        """As :meth:`problems`: what keeps one that was made elsewhere from being searched with vectors of ``dims``."""
+        """As :meth:`problems`: what keeps this index from holding, or being searched with, vectors of ``dims``."""
         return []
 
     def derived(self, size: int) -> dict[str, Any]:

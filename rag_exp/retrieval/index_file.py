@@ -57,6 +57,7 @@ class File(VectorIndexOptions):
 
     seeded: ClassVar[bool] = False
     made_elsewhere: ClassVar[bool] = True
+    any_width: ClassVar[bool] = False
 
     kind: Literal["file"] = "file"
     # NEUTRAL: files are identified by what is in them (content()), not by where they lie.

@@ -10,7 +10,7 @@ from rag_exp.core.errors import DataError
 from rag_exp.retrieval import factory
 from rag_exp.retrieval.exact import exact_topk
 from rag_exp.retrieval.factory import FactoryOptions
-from rag_exp.retrieval.indexes import IVFPQ, OPQ, PQ, SQ, Factory, FastScan, RaBitQ
+from rag_exp.retrieval.indexes import BM25, IVFPQ, OPQ, PQ, SQ, Factory, FastScan, Hybrid, RaBitQ
 from rag_exp.retrieval.recall import recall_against
 
 LOSSY = [
@@ -93,12 +93,33 @@ def test_too_few_training_points_are_refused(string: str, needed: int):
 def test_strings_that_mean_nothing_here_are_refused():
     with pytest.raises(DataError, match="cannot make 'Nonsense'"):
         Factory(string="Nonsense").create([clustered(50)], 0)
-    with pytest.raises(DataError, match="by inner_product"):
-        Factory(string="LSH").create([clustered(50)], 0)
     with pytest.raises(DataError, match="compares bits"):
         Factory(string="LSH", metric="l2").create([clustered(50)], 0)
     with pytest.raises(DataError, match="does not take 'nprobes=3'"):
         Factory(string="IVF1,Flat", search="nprobes=3").create([clustered(50)], 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Factory(string="IVF{nlits},SQ8"), "index.string: {nlits} stands for nothing. Did you mean 'nlist'?"),
+        (Factory(string="IVF64,PQ7"), "index.string: faiss cannot make 'IVF64,PQ7' over 64 dimensions"),
+        (Factory(string="Flt"), "(could not parse index string Flt)"),
+        (Factory(string="IDMap,Flat"), "leave IDMap out"),
+        (Factory(string="LSH"), "compares bits"),
+        (IVFPQ(search="nprobes=4"), "does not take 'nprobes=4'"),
+        (IVFPQ(search="nprobe=4;efSearch=3"), "is no list of parameters"),
+        (Hybrid(dense=Factory(string="LSH"), lexical=BM25()), "index.dense.string: LSH"),
+    ],
+)
+def test_what_does_not_fit_is_known_before_there_are_vectors(options, said):
+    (problem,) = options.misfits(64)
+    assert said in problem
+
+
+def test_every_kind_of_its_own_fits():
+    for options in (SQ(), PQ(), IVFPQ(), OPQ(), FastScan(), RaBitQ(), IVFPQ(search="nprobe=4, max_codes=1000")):
+        assert options.misfits(96) == []
 
 
 def test_codes_are_not_renumbered_and_a_search_that_needs_that_is_refused(monkeypatch: pytest.MonkeyPatch):
