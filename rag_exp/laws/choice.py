@@ -158,8 +158,10 @@ def acceptable(table: pd.DataFrame, factor: float = ACCEPTABLE) -> list[str]:
     Where no form could be held out, those within ``AICC_GAP`` of the smallest AICc.
 
     Raises:
-        LawError: no form could be fitted.
+        LawError: no form could be fitted, or a factor below 1.
     """
+    if not factor >= 1:
+        raise LawError(f"factor={factor:g}: it is 1 for the chosen form alone, or larger.")
     first = choose(table)
     by_form = table.set_index("form")
     near = []

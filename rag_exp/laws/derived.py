@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rag_exp.core.errors import LawError
-from rag_exp.laws.card import LawFit
+from rag_exp.laws.card import LawFit, check_level
 from rag_exp.laws.form import Form
 
 Quantity = Callable[[Mapping[str, Any]], Any]
@@ -41,9 +41,12 @@ def derive(law: LawFit, quantities: Mapping[str, Quantity], level: float | None 
     Correlated parameters are what makes this differ from combining their intervals.
 
     Raises:
-        LawError: a quantity is not finite for the fit itself or for a replicate.
+        LawError: no quantity, no level, or a quantity that is not finite for the fit itself or for a replicate.
     """
     level = law.level if level is None else level
+    check_level(level)
+    if not quantities:
+        raise LawError("derive needs a quantity: derive(law, {'ratio': lambda p: p['A'] / p['B']}).")
     values = {}
     for name, quantity in quantities.items():
         values[name] = float(quantity(law.params))

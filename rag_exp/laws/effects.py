@@ -73,8 +73,12 @@ def effect(law: Law, axis: str, at: dict[str, float] | None = None) -> Effect:
 
     Args:
         at: the other axes; their largest measured values unless given.
+
+    Raises:
+        LawError: the law has no such axis.
     """
     surface = surface_of(law)
+    _check_axes(surface, axis)
     low, high = surface.ranges[axis]
     start = max(low, high / TENFOLD)
     others = {a: r[1] for a, r in surface.ranges.items() if a != axis} | (at or {})
@@ -110,8 +114,15 @@ class Exchange:
 
 
 def exchange(law: Law, of: Effect, other: str) -> Exchange:
-    """What ``of`` is worth in terms of ``other``."""
+    """What ``of`` is worth in terms of ``other``: ``exchange(law, effect(law, "N"), "M")``.
+
+    Raises:
+        LawError: the law has no axis ``other``, or ``of`` is not what :func:`effect` returns.
+    """
+    if not isinstance(of, Effect):
+        raise LawError(f"exchange takes the worth of an axis and not {of!r}: exchange(law, effect(law, 'N'), 'M').")
     surface = surface_of(law)
+    _check_axes(surface, of.axis, other)
     low, high = surface.ranges[other]
     base = float(np.sqrt(low * high))
     held = {a: v for a, v in of.at.items() if a != other}
@@ -167,12 +178,13 @@ def rate(law: Law, of: str, other: str, at: Mapping[str, float] | None = None) -
 
     Args:
         at: the point; the middle of the data (log scale) on every axis that is not given.
+
+    Raises:
+        LawError: the law has no such axis.
     """
     surface = surface_of(law)
+    _check_axes(surface, of, other)
     point = {a: float(np.sqrt(low * high)) for a, (low, high) in surface.ranges.items()} | dict(at or {})
-    for axis in (of, other):
-        if axis not in surface.axes:
-            raise LawError(f"The law has no axis {axis!r}. Axes: {', '.join(surface.axes)}.")
 
     def rates(of_law: Surface, draws: bool) -> np.ndarray:
         worth = {axis: -_slope(of_law, point, axis, draws) for axis in (of, other)}
@@ -214,10 +226,16 @@ def contours(
     Returns:
         per level and x: ``loss``, x, y, ``y_low``, ``y_high`` (columns carry the axes' names) and ``beyond``, the
         decades by which y leaves the data. y is null where no value within reach has the loss.
+
+    Raises:
+        LawError: the law has no such axes, or x is y.
     """
     import pandas as pd
 
     surface = surface_of(law)
+    _check_axes(surface, x, y)
+    if x == y:
+        raise LawError(f"A contour is over two axes; x and y are both {x!r}.")
     (x_low, x_high), (low, high) = surface.ranges[x], surface.ranges[y]
     others = {a: float(np.sqrt(lo * hi)) for a, (lo, hi) in surface.ranges.items()} | dict(at or {})
     held = {a: v for a, v in others.items() if a not in (x, y)}
@@ -244,6 +262,12 @@ def contours(
     table[f"{y}_low"], table[f"{y}_high"] = ends_2n
     table["beyond"] = np.maximum(np.maximum(np.log10(low / there_n), np.log10(there_n / high)), 0.0)
     return table
+
+
+def _check_axes(surface: Surface, *axes: str) -> None:
+    for axis in axes:
+        if axis not in surface.axes:
+            raise LawError(f"The law has no axis {axis!r}. Axes: {', '.join(surface.axes)}.")
 
 
 def _slope(surface: Surface, point: Mapping[str, float], axis: str, draws: bool) -> np.ndarray:

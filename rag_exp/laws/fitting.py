@@ -94,6 +94,8 @@ def fit(
         LawError: the data cannot carry the form, or an optimisation did not meet its gradient.
     """
     check_level(level)
+    if coverage < 0:
+        raise LawError(f"coverage={coverage}: it is a number of studies to simulate, or 0.")
     _known("bootstrap_kind", bootstrap_kind, KINDS)
     _known("unconverged", unconverged, UNCONVERGED)
     if bootstrap_kind != "hierarchical" and not (seeds is None and questions is None):

@@ -59,7 +59,7 @@ def simulate(
     import pandas as pd
 
     form = form_by_name(form)
-    absent = [p for p in form.parameters if p not in params]
+    absent = [p for p in form.parameters if params.get(p) is None]
     if absent:
         raise LawError(f"simulate needs a true value of {', '.join(absent)}.")
     check_level(level)

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from rag_exp.core.errors import LawError
-from rag_exp.laws import Costs, LawFit, fit, frontier, isoflop, profile, simulate
+from rag_exp.laws import (
+    Costs,
+    LawFit,
+    best,
+    contours,
+    derive,
+    effect,
+    exchange,
+    fit,
+    frontier,
+    isoflop,
+    profile,
+    simulate,
+)
 
 N = np.geomspace(1e5, 1e8, 8)
 DATA = {"N": N, "loss": 2 + 150 * N**-0.35 + 0.01 * np.cos(np.arange(8))}
@@ -30,6 +43,16 @@ CARD = LAW.to_dict()
         (lambda: simulate("saturating", DATA, PARAMS, noise=-1), "noise >= 0.*-1"),
         (lambda: simulate("saturating", DATA, PARAMS, noise=0.01, studies=0), "studies > 0"),
         (lambda: simulate("saturating", {"n": N}, PARAMS, noise=0.01), "design: the data have no column 'N'"),
+        (lambda: simulate("saturating", DATA, {**PARAMS, "E": None}, noise=0.01), "needs a true value of E"),
+        (lambda: fit("saturating", DATA, coverage=-5), "coverage=-5"),
+        (lambda: best("saturating", DATA, factor=0.5), "factor=0.5: it is 1 for the chosen form alone"),
+        (lambda: derive(LAW, {}), "derive needs a quantity"),
+        (lambda: derive(LAW, {"E": lambda p: p["E"]}, level=95), "level=95"),
+        (lambda: effect(LAW, "M"), r"no axis 'M'\. Axes: N"),
+        (lambda: exchange(LAW, effect(LAW, "N"), "M"), r"no axis 'M'\. Axes: N"),
+        (lambda: exchange(LAW, "N", "M"), r"exchange\(law, effect\(law, 'N'\), 'M'\)"),
+        (lambda: contours(LAW), r"no axis 'M'\. Axes: N"),
+        (lambda: contours(LAW, x="N"), "both 'N'"),
         (lambda: isoflop(DATA), "compute: the data have no column 'C'"),
         (lambda: isoflop([DATA]), "not a list"),
         (lambda: Costs(querys=1.0), r"no constant is called 'querys'\. Did you mean 'queries'"),
