@@ -26,7 +26,7 @@ def cost_line(costs: Costs, surface: Surface) -> str:
         parts.append(f"corpus {a_passage:.3g} M")
     if costs.queries:
         a_passage = _line(costs.read, costs.read_passage)
-        each = f"for each of {costs.queries:,.0f} questions {costs.search:.3g} M of search and {a_passage} K of reading"
+        each = f"for each of {costs.queries:,.0f} questions {_search(costs)} of search and {a_passage} K of reading"
         parts.append(each)
     text = f"costs in FLOPs: {', '.join(parts[:-1])}{', and ' * (len(parts) > 1)}{parts[-1]}"
     if "D" not in surface.axes:
@@ -112,6 +112,11 @@ def _remarks(row: dict[str, Any]) -> list[str]:
 def _line(slope: float, start: float) -> str:
     """``(7.65 N + 4.2e4)``, or ``6 N``."""
     return f"({slope:.3g} N + {start:.3g})" if start else f"{slope:.3g} N"
+
+
+def _search(costs: Costs) -> str:
+    """``384 M``; ``3.9e+04 M^0.21``."""
+    return f"{costs.search:.3g} M" + (f"^{costs.search_power:.2f}" if costs.search_power != 1 else "")
 
 
 def _spent(row: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+_DIGITS = 9  # of an exponent: a search of everything has 1 exactly
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -44,7 +46,7 @@ class Compared:
         log_M, log_S = np.log(M[known]), np.log(S[known])
         exponent = 1.0
         if np.ptp(log_M) > 0:
-            exponent = float(np.clip(np.polyfit(log_M, log_S, 1)[0], 0.0, 1.0))
+            exponent = round(float(np.clip(np.polyfit(log_M, log_S, 1)[0], 0.0, 1.0)), _DIGITS)
         level = float((log_S - exponent * log_M).mean())
         off = np.abs(log_S - level - exponent * log_M).max()
         ends = (float(M[known].min()), float(M[known].max()))

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from rag_exp.core.errors import DataError, LawError, did_you_mean
 from rag_exp.core.options import Options
+from rag_exp.laws.compared import Compared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,7 @@ class Costs(Options):
     """FLOPs of N parameters trained on D tokens, that answer ``queries`` over M passages, reading K for each.
 
     Total = ``fixed`` + (``train_token`` + ``train`` N) D + (``embed`` (1 + ``refreshes``) + ``build``) M
-            + ``queries`` (``search`` M + (``read_passage`` + ``read`` N) K)
+            + ``queries`` (``search`` M^``search_power`` + (``read_passage`` + ``read`` N) K)
 
     All constants are in FLOPs, or all in seconds. The defaults are those of no retrieval: 6 N D alone.
     """
@@ -31,7 +32,8 @@ class Costs(Options):
     refreshes: float = Field(0.0, ge=0, description="how many times the corpus is embedded again")
     build: float = Field(0.0, ge=0, description="per passage, of building the index")
     queries: float = Field(0.0, ge=0, description="questions to be answered; 0: training alone counts")
-    search: float = Field(0.0, ge=0, description="per question and passage of the corpus")
+    search: float = Field(0.0, ge=0, description="per question and passage of the corpus (M^search_power of them)")
+    search_power: float = Field(1.0, ge=0, le=1, description="of the corpus; below 1 an index compares ever less of it")
     read: float = Field(0.0, ge=0, description="per question, passage read and parameter (2 x tokens read)")
     read_passage: float = Field(0.0, ge=0, description="per question and passage read, whatever N is")
     tokens: float | None = Field(None, gt=0, description="D, where the law has no D")
@@ -65,7 +67,7 @@ class Costs(Options):
         return {
             "training": self.fixed + (self.train_token + self.train * N) * D,
             "corpus": (self.embed * (1 + self.refreshes) + self.build) * M,
-            "search": self.queries * self.search * M,
+            "search": self.queries * self.search * M**self.search_power,
             "reading": self.queries * (self.read_passage + self.read * N) * K,
         }
 
@@ -116,7 +118,9 @@ def costs_of_records(
 
     Training and reading are straight lines in N through what the runs spent per token and per passage read (least
     squares of relative errors); embedding, building and searching are medians per passage, and D, M and K (for a law
-    that has not all of them) medians. What the runs do not tell keeps its default, and what is ``given`` is as given.
+    that has not all of them) medians. The FLOPs of an ``index`` that compares ever less of a growing corpus go with a
+    power of it (:class:`rag_exp.laws.compared.Compared`). What the runs do not tell keeps its default, and what is
+    ``given`` is as given.
 
     Args:
         rows: finished runs of one arm, as from ``rag_exp.load_study``.
@@ -155,6 +159,10 @@ def costs_of_records(
         known = values[np.isfinite(values)]
         if len(known):
             found[name] = float(np.median(known))
+    if spent is FLOPS and "search" not in given and index is not None:
+        own = Compared.of(M[searched], (spent_n["search"] / Q)[searched])
+        if own is not None and own.exponent < 1:
+            found |= {"search": own.coefficient, "search_power": own.exponent}
     return Costs(**{**found, **given})
 
 

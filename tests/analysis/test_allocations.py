@@ -76,7 +76,7 @@ def test_the_factorised_law_is_followed_where_it_was_fitted(study):
     lines = list(frontier_study(plan, runs, frontier_options(asked)))
     assert lines[0].startswith("factorised: P u1")
     assert "corpus 6.41e+05 M" in lines[1]  # 1e5 of embedding, the rest of clustering
-    assert "questions 29.6 M of search" in lines[1]
+    assert "questions 4.02e+04 M^0.21 of search" in lines[1]  # 384 for each of the passages compared
     assert "training (7.7" in lines[1]
     assert lines[2].startswith(
         "S, the passages that ivf compares, is 105 M^0.21, within a factor of 1.4 of 5 ivf searches"

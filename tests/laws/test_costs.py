@@ -41,6 +41,21 @@ def test_a_study_tells_its_own_costs():
     assert (costs.tokens, costs.passages, costs.k) == (5330608, 5688, 4)  # of a law without D, M or K
 
 
+def test_an_index_that_compares_ever_less_of_a_corpus_costs_as_it_did_at_every_size():
+    table = load_study(QUICKSTART)
+    rows = table[(table["arm"] == "dense") & (table["growth"] == "coverage")]
+    costs = costs_of_records(rows, "ivf", queries=500)
+    assert 0 < costs.search_power < 0.5
+    own = rows[rows["index"] == "ivf"]
+    said = costs.parts(own["N"], own["D"], own["M"], own["K"])["search"] / own["flops.search"].astype(float)
+    assert said.between(1 / 1.5, 1.5).all()
+    assert costs_of_records(rows, "flat").search_power == 1.0
+    assert costs_of_records(rows, "ivf", search=7.0).model_dump(include={"search", "search_power"}) == {
+        "search": 7.0,
+        "search_power": 1.0,
+    }
+
+
 @pytest.mark.parametrize(("spent", "embedded"), [(FLOPS, "flops.embedding"), (SECONDS, "seconds.embeddings/0")])
 def test_what_was_spent_tells_every_constant(spent, embedded):
     true = Costs(train=6, train_token=5e5, fixed=3e9, embed=7e4, build=1e3, search=40, read=300, read_passage=2e7)
