@@ -109,7 +109,7 @@ def test_a_failed_run_is_listed_and_the_others_finish(there, capsys):
 
 
 def test_fit_and_report(there, capsys):
-    assert cli.main(["fit", "study=small", "law.bootstrap=20"]) == 0
+    assert cli.main(["fit", "study=small", "law.bootstrap=40"]) == 0
     assert cli.main(["report", "study=small"]) == 0
     folder = there / "outputs/studies/small"
     page = (folder / "report.html").read_text()

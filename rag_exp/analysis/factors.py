@@ -201,7 +201,7 @@ def factors_section(page: Page, found: StudyFactors) -> None:
 
 def recall_sentences(law: FactorisedFit) -> Iterator[str]:
     """What a tenth of index recall and of coverage are worth, for the largest reader over the largest corpus."""
-    import numpy as np
+    from rag_exp.laws.intervals import percentiles
 
     top = {axis: high for axis, (_, high) in law.ranges.items()}
     growth = next(iter(law.coverage))
@@ -220,8 +220,7 @@ def recall_sentences(law: FactorisedFit) -> Iterator[str]:
         text = f"{words[0].upper()}{words[1:]} changes {law.metric} by {value[1] - value[0]:+.2g}"
         if law.resampling["draws"]:
             draws = law.predict_draws(both)
-            tail = 50 * (1 - law.level)
-            low, high = np.percentile(draws[:, 1] - draws[:, 0], [tail, 100 - tail])
+            low, high = percentiles(draws[:, 1] - draws[:, 0], law.level)
             text += f" [{low:+.2g}, {high:+.2g}]"
         yield f"{text} ({top['N']:,.0f} parameters, {top['M']:,.0f} passages, {top['K']:g} read)."
 
@@ -257,9 +256,11 @@ def _intervals(factor: Factor, level: float) -> str:
 def _constant_interval(factor: Factor, level: float) -> tuple[float, float] | None:
     import numpy as np
 
+    from rag_exp.laws.intervals import percentiles
+
     if factor.draws_R is None or not np.ptp(factor.draws_R):
         return None
-    low, high = np.percentile(factor.draws_R, [50 * (1 - level), 50 * (1 + level)])
+    low, high = percentiles(factor.draws_R, level)
     return float(low), float(high)
 
 

@@ -15,7 +15,7 @@ from rag_exp.analysis.study_fits import StudyFit, StudyFits, details, summary
 from rag_exp.core.errors import ConfigError, DataError, LawError, did_you_mean
 from rag_exp.core.fingerprint import digest
 from rag_exp.core.options import Options
-from rag_exp.laws.options import LawOptions, Loss
+from rag_exp.laws.options import Draws, LawOptions, Loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +47,9 @@ class FileFit(Options):
         (),
         description="largest_N, leave_one_level_out_N, ...; none: largest_compute, or each axis' largest",
     )
-    bootstrap: int = Field(500, ge=0, le=100_000, description="replicates behind the intervals; 0: none")
+    bootstrap: Draws = Field(500, le=100_000, description="replicates behind the intervals; 0: none")
     resample: Literal["case", "cluster", "wild"] | None = Field(
-        None, description="cluster where one is named, else case"
+        None, description="cluster where one is named (wild where there are fewer than eight), else case"
     )
     level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
     acceptable: float = Field(
@@ -116,6 +116,7 @@ def fit_file(options: FileFit) -> Iterator[str]:
     from rag_exp.analysis.law_figures import figures_of_law
     from rag_exp.laws.choice import compare
     from rag_exp.laws.chosen import best
+    from rag_exp.laws.uncertainty import FEW_CLUSTERS
 
     table = read_table(options.data)
     data, forms, axes = _mapped(table, options)
@@ -128,10 +129,12 @@ def fit_file(options: FileFit) -> Iterator[str]:
     for row in compared.to_dict("records"):
         error = "no held-out error" if row["heldout"] is None else f"held-out error {row['heldout']:.2%}"
         yield f"  {row['form']}: {row['equation']}: {error}{'; ' + row['reason'] if row.get('reason') else ''}"
+    cluster = None if options.cluster is None else table[options.cluster].tolist()
+    by_cluster = "wild" if cluster and len(set(cluster)) < FEW_CLUSTERS else "cluster"
     shared |= {
-        "cluster": None if options.cluster is None else table[options.cluster].tolist(),
+        "cluster": cluster,
         "bootstrap": options.bootstrap,
-        "bootstrap_kind": options.resample or ("cluster" if options.cluster else "case"),
+        "bootstrap_kind": options.resample or (by_cluster if cluster else "case"),
         "level": options.level,
         "seed": options.seed,
         "unconverged": options.unconverged,

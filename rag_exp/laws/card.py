@@ -17,6 +17,7 @@ from rag_exp.laws.definitions import check_same
 from rag_exp.laws.evaluation import evaluate_logs
 from rag_exp.laws.form import AXES, Form
 from rag_exp.laws.forms import form_by_name
+from rag_exp.laws.intervals import percentiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 CARD_SCHEMA = 1
 _NUMBERS = re.compile(r"\[\s*((?:[-+.\deE]+,\s*)*[-+.\deE]+)\s*\]")
 CARD_DRAWS = 1000
-_MIN_DRAWS = 40
 
 
 def check_level(level: float, what: str = "level") -> None:
@@ -89,7 +89,8 @@ class LawFit:
             ``basins``, ``runner_up_gap`` (relative objective of the next basin), ``eigenvalue_ratio`` and
             ``flat_direction`` of the Hessian, and what the replicates did.
         warnings: what a reader must know.
-        rows: axes and losses used (``axes``, ``y``, ``weights``, ``positions``) and ``left_out`` with reasons.
+        rows: axes and losses used (``axes``, ``y``, ``weights``, ``positions``, and where they were given a number per
+            cluster and seed: ``clusters``, ``seeds``) and ``left_out`` with reasons.
         unidentified: parameters that the data say nothing about.
         coverage: how often intervals like these held the truth on simulated studies of this design (see
             :mod:`rag_exp.laws.coverage`); empty where that was not asked.
@@ -189,7 +190,7 @@ class LawFit:
         value = self.predict(data)
         if self.draws_Rp is None:
             return np.stack([value] * 3)  # type: ignore[list-item]
-        low, high = np.percentile(self.predict_draws(data), [50 * (1 - level), 50 * (1 + level)], axis=0)
+        low, high = percentiles(self.predict_draws(data), level)
         return np.stack([low, value, high])  # type: ignore[list-item]
 
     def predict_draws(self, data: Any) -> np.ndarray:
@@ -317,11 +318,8 @@ class LawFit:
         )
 
     def _draws(self) -> np.ndarray:
-        if self.draws_Rp is None or len(self.draws_Rp) < _MIN_DRAWS:
-            have = 0 if self.draws_Rp is None else len(self.draws_Rp)
-            raise LawError(
-                f"An interval needs at least {_MIN_DRAWS} replicates; this fit has {have}. Fit with bootstrap=500."
-            )
+        if self.draws_Rp is None:
+            raise LawError("An interval needs replicates; this fit has none. Fit with bootstrap=500.")
         return self.draws_Rp
 
     def _logs(self, data: Any) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from rag_exp.laws.definitions import definitions_of
 from rag_exp.laws.fitting import Loss, fit
 from rag_exp.laws.forms import AXES, Form, form_by_name
 from rag_exp.laws.holdout import folds, holdouts_of, nearest_error
+from rag_exp.laws.intervals import check_draws
 from rag_exp.laws.rows import read_rows, row_labels, row_weights
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def compare(
     """
     import pandas as pd
 
+    check_draws(bootstrap)
     candidates = [form_by_name(f) for f in ([forms] if isinstance(forms, str | Form) else forms)]
     if not candidates:
         raise LawError("compare needs at least one form.")

@@ -15,6 +15,7 @@ import numpy as np
 from rag_exp.core.errors import LawError
 from rag_exp.core.rng import numpy_rng
 from rag_exp.laws.engine import Objective
+from rag_exp.laws.intervals import percentiles
 from rag_exp.laws.newton import Solution
 from rag_exp.laws.problem import Problem
 from rag_exp.laws.replication import Resampling, refit, replicate
@@ -69,11 +70,10 @@ def covered(
     problem: Problem, ends: Solution, y_Sn: np.ndarray, how: Resampling, level: float, truth: np.ndarray
 ) -> np.ndarray:
     """Share of studies whose intervals hold ``truth``, each replicate solved from its study's end: [parameters]."""
-    tail = 50 * (1 - level)
     inside = np.zeros(len(truth))
     for s, theta_p in enumerate(ends.theta_Rp):
         draws, _ = replicate(problem.with_losses(y_Sn[s]), theta_p, theta_p[None], replace(how, seed=how.seed + s))
-        low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
+        low, high = percentiles(draws, level)
         inside += (low <= truth) & (truth <= high)
     return inside / len(ends.theta_Rp)
 

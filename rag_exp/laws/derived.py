@@ -11,6 +11,7 @@ import numpy as np
 from rag_exp.core.errors import LawError
 from rag_exp.laws.card import LawFit, check_level
 from rag_exp.laws.form import Form
+from rag_exp.laws.intervals import percentiles
 
 Quantity = Callable[[Mapping[str, Any]], Any]
 """From parameters by name (numbers or arrays [R]) to a number or an array [R]."""
@@ -60,7 +61,7 @@ def derive(law: LawFit, quantities: Mapping[str, Quantity], level: float | None 
     if bad.any():
         name = list(quantities)[int(bad.any(0).argmax())]
         raise LawError(f"{name} is not finite in {int(bad.any(1).sum())} of {len(draws_Rq)} replicates.")
-    low, high = np.percentile(draws_Rq, [50 * (1 - level), 50 * (1 + level)], axis=0)
+    low, high = percentiles(draws_Rq, level)
     intervals = {name: (float(low[i]), float(high[i])) for i, name in enumerate(quantities)}
     return Derived(level, values, intervals, np.atleast_2d(np.cov(draws_Rq, rowvar=False)))
 

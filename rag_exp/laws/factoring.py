@@ -13,6 +13,7 @@ from rag_exp.laws.compared import Compared
 from rag_exp.laws.factor import Candidate, Factor, fit_factor
 from rag_exp.laws.factor_rows import SPLIT, Answers, FactorRows, resampled
 from rag_exp.laws.factorised import FactorisedFit
+from rag_exp.laws.intervals import check_draws
 
 COVERAGE = (Candidate("gain(M)", {"E": 1.0}), Candidate("power(M)"), Candidate("saturating(M)"))
 RANK = (Candidate("crowded"), Candidate("rising(M)", {"E": 0.0}), Candidate("power(K)"))
@@ -58,6 +59,7 @@ def fit_factorised(
             how often all are read.
     """
     runs = FactorRows.read(data, metric, cluster)
+    check_draws(bootstrap)
     again = resampled(runs, bootstrap, seed, answers)
     options = {"loss": loss, "delta": delta, "level": level, "seed": seed}
 

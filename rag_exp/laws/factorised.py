@@ -46,6 +46,7 @@ from rag_exp.core.errors import LawError
 from rag_exp.laws.card import Prediction, card_text
 from rag_exp.laws.compared import Compared
 from rag_exp.laws.factor import Factor
+from rag_exp.laws.intervals import percentiles
 
 SCHEMA = 4
 SHARES = ("path_recall@k", "all_gold@k", "gold_found")
@@ -175,8 +176,7 @@ class FactorisedFit:
         value = self.values(data)[0]
         if interval is None:
             return value
-        tail = 50 * (1 - interval)
-        low, high = np.percentile(self.predict_draws(data), [tail, 100 - tail], axis=0)
+        low, high = percentiles(self.predict_draws(data), interval)
         return Prediction(value, low, high, self.beyond(data), value, value)
 
     def predict_draws(self, data: Any) -> np.ndarray:

@@ -19,9 +19,11 @@ from rag_exp.laws.card import LawFit, check_level
 from rag_exp.laws.columns import under_axes
 from rag_exp.laws.coverage import interval_coverage
 from rag_exp.laws.forms import AXES, Form, form_by_name
+from rag_exp.laws.intervals import check_draws, percentiles
 from rag_exp.laws.problem import Problem
 from rag_exp.laws.replication import KINDS, UNCONVERGED, Resampling, replicate
 from rag_exp.laws.rows import check_rows, read_rows
+from rag_exp.laws.uncertainty import FEW_CLUSTERS
 from rag_exp.laws.wild import blind, few
 
 Loss = Literal["huber_log", "lad_log", "ls_log", "ls_raw"]
@@ -67,9 +69,9 @@ def fit(
         fixed: parameters held at known values (a floor that is known exactly, say).
         weights: a column or values; a row of weight 2 counts as two equal rows.
         cluster: a column or labels; rows of one cluster (one checkpoint) are resampled together.
-        bootstrap: how many replicates; 0: no intervals.
+        bootstrap: how many replicates, at least 40; 0: no intervals.
         bootstrap_kind: what a replicate resamples: ``"case"`` rows, ``"cluster"`` all rows of a cluster together,
-            ``"wild"`` the fit's residuals, so that the design stays as it is, ``"hierarchical"`` questions, seeds and
+            ``"wild"`` errors like the fit's residuals, so that the design stays as it is, ``"hierarchical"`` questions, seeds and
             runs (see :mod:`rag_exp.laws.uncertainty`).
         seeds: a column or labels for ``"hierarchical"``: runs of one cluster that differ in it are repetitions.
         questions: for ``"hierarchical"``: losses [questions, rows of ``data``] on the same questions in the same
@@ -94,6 +96,7 @@ def fit(
         LawError: the data cannot carry the form, or an optimisation did not meet its gradient.
     """
     check_level(level)
+    check_draws(bootstrap)
     if coverage < 0:
         raise LawError(f"coverage={coverage}: it is a number of studies to simulate, or 0.")
     _known("bootstrap_kind", bootstrap_kind, KINDS)
@@ -115,8 +118,7 @@ def fit(
     draws, resampling = replicate(problem, best.theta_Rp[0], basins, how)
     intervals: dict[str, tuple[float, float] | None] = dict.fromkeys(form.parameters)
     if draws is not None:
-        tail = 50 * (1 - level)
-        low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
+        low, high = percentiles(draws, level)
         for i, name in enumerate(form.parameters):
             if name not in unidentified and name not in held:
                 intervals[name] = (float(low[i]), float(high[i]))
@@ -125,6 +127,10 @@ def fit(
             warnings.append(
                 "cluster is given, but bootstrap_kind='case' draws single rows: the intervals take the "
                 "rows of a cluster for independent"
+            )
+        if resampling["kind"] == "cluster" and (clusters := len(np.unique(rows.clusters_n))) < FEW_CLUSTERS:
+            warnings.append(
+                f"intervals by drawing {clusters} clusters are too narrow; bootstrap_kind='wild' makes them wide enough"
             )
         warnings += _of_spare(resampling)
         again = resampling["drawn_again"] / (len(draws) + resampling["drawn_again"])
@@ -153,6 +159,8 @@ def fit(
             "weights": rows.w_n.tolist(),
             "positions": rows.positions_n.tolist(),
             "left_out": rows.left_out,
+            **({} if rows.clusters_n is None else {"clusters": rows.clusters_n.tolist()}),
+            **({} if rows.seeds_n is None else {"seeds": rows.seeds_n.tolist()}),
         },
         resampling=resampling,
         coverage=interval_coverage(problem, best.theta_Rp[0], how, coverage, level, seed) if coverage else {},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rag_exp.core.errors import LawError, did_you_mean
 from rag_exp.core.options import Options, Registry
@@ -18,6 +18,22 @@ HOLDOUTS = (
 TRAINED = ("chinchilla", "rag_power", "rag_log", "rag_interaction")
 
 Loss = Literal["huber_log", "lad_log", "ls_log", "ls_raw"]
+MIN_DRAWS = 40
+"""Beyond the ends of a 95% interval lies one of 40 replicates on either side."""
+
+
+def enough_draws(draws: int) -> int:
+    """``draws``, where an interval can be made of so many.
+
+    Raises:
+        ValueError: neither 0 nor at least ``MIN_DRAWS``.
+    """
+    if draws and draws < MIN_DRAWS:
+        raise ValueError(f"an interval needs at least {MIN_DRAWS} replicates (500, say), or 0 for none; not {draws}")
+    return draws
+
+
+Draws = Annotated[int, AfterValidator(enough_draws)]
 
 
 @LAWS.register
@@ -46,7 +62,7 @@ class LawOptions(Options):
     delta: float = Field(
         0.02, gt=0, description="Huber's threshold, in log units: residuals beyond it count as outliers"
     )
-    bootstrap: int = Field(500, ge=0, le=100_000, description="replicates behind every interval; 0: no intervals")
+    bootstrap: Draws = Field(500, le=100_000, description="replicates behind every interval; 0: no intervals")
     resample: Literal["auto", "questions", "case", "cluster", "wild", "hierarchical"] = Field(
         "auto",
         description="what a replicate resamples; auto: questions and the runs' residuals where the answers' losses are "

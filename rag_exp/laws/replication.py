@@ -10,6 +10,7 @@ import numpy as np
 from rag_exp.core.errors import LawError
 from rag_exp.laws.engine import Objective
 from rag_exp.laws.hierarchy import question_means, seed_weights
+from rag_exp.laws.intervals import check_draws
 from rag_exp.laws.newton import Solution
 from rag_exp.laws.problem import Problem
 from rag_exp.laws.starts import projected_starts
@@ -146,6 +147,7 @@ def _matched(problem: Problem, given: Any, what: str) -> np.ndarray:
     total = len(problem.rows) + len(problem.rows.left_out)
     if values.ndim != 2 or values.shape[1] != total or not len(values):
         raise LawError(f"{what} must have shape [draws, {total}] (rows as in the data); they have {values.shape}.")
+    check_draws(len(values), what)
     return values[:, problem.rows.positions_n]
 
 

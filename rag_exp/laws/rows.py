@@ -119,7 +119,7 @@ def read_rows(
         left_out,
     )
     rows.definitions = definitions_of(data, form.variables, keep)
-    rows.warnings += _mixtures(data, names, rows.positions_n)
+    rows.warnings += _mixtures(data, names, rows.positions_n) + _repeated(rows)
     if not form.score:
         refuse_scores(y)
         rows.warnings += _like_an_accuracy(rows, y)
@@ -208,6 +208,18 @@ def _mixtures(data: Any, names: list[str], positions_n: np.ndarray) -> list[str]
             if len(kinds) > 1:
                 out.append(f"the rows mix several values of {name} ({', '.join(kinds)}): one law for different curves")
     return out
+
+
+def _repeated(rows: Rows) -> list[str]:
+    """A warning where rows are the same to the last digit and no clusters tell that they are one measurement."""
+    values = np.stack([*rows.axes.values(), rows.y_n], axis=1)[rows.w_n > 0]
+    again = len(values) - len(np.unique(values, axis=0))
+    if rows.clusters_n is not None or not again:
+        return []
+    return [
+        f"{again} rows repeat another one to the last digit: intervals take them for measurements of their own and are "
+        "narrow; leave them out, or give cluster= with one label for equal rows"
+    ]
 
 
 def _like_an_accuracy(rows: Rows, y: str) -> list[str]:

@@ -16,6 +16,7 @@ from rag_exp.laws.evaluation import evaluate
 from rag_exp.laws.fitting import prepare
 from rag_exp.laws.form import Form
 from rag_exp.laws.forms import form_by_name
+from rag_exp.laws.intervals import check_draws
 from rag_exp.laws.replication import Resampling
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def simulate(
     """
     import pandas as pd
 
+    check_draws(bootstrap)
     form = form_by_name(form)
     absent = [p for p in form.parameters if params.get(p) is None]
     if absent:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
+from rag_exp.laws.intervals import percentiles
 
 if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit
@@ -51,8 +52,7 @@ class Surface:
 
     def interval(self, values_R: np.ndarray) -> tuple[float, float]:
         """The interval of replicated values at the law's level."""
-        tail = 50 * (1 - self.level)
-        low, high = np.percentile(values_R, [tail, 100 - tail])
+        low, high = percentiles(values_R, self.level)
         return float(low), float(high)
 
     def beyond(self, point: Mapping[str, float]) -> dict[str, float]:

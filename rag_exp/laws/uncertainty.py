@@ -18,6 +18,8 @@ from rag_exp.core.errors import LawError
 from rag_exp.core.rng import numpy_rng
 from rag_exp.laws.rows import MIN_LEVELS, Rows
 
+FEW_CLUSTERS = 8
+"""Of fewer clusters, drawing them makes 95% intervals that hold the truth in 70 to 85% of studies."""
 _TRIES = 40
 
 

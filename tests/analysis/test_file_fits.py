@@ -48,13 +48,20 @@ def test_a_table_becomes_a_law_with_card_and_figures(csv, capsys):
 
 
 def test_figures_come_from_the_card_alone(csv):
-    assert cli.main(["fit", *WORDS, "law=chinchilla", "bootstrap=50"]) == 0
+    assert cli.main(["fit", *WORDS, "law=chinchilla", "bootstrap=50", "cluster=params"]) == 0
     (card,) = (csv / "fits" / "runs" / "fits").glob("final*.json")
     text = json.dumps(json.loads(card.read_text()))
     (csv / "runs.csv").unlink()
     assert json.loads(card.read_text()) == json.loads(text)
     (found,) = StudyFits.load(csv / "fits" / "runs").fits
     assert [f.name for f in figures_of_law(found)] == ["fit", "residuals", "holdouts", "profiles", "contours"]
+    assert found.law.resampling["kind"] == "wild"  # six clusters are too few to be drawn
+
+
+def test_replicates_that_make_no_interval_are_refused_before_the_table_is_read():
+    for option in ("bootstrap=10", "bootstrap=-1"):
+        with pytest.raises(ConfigError, match=r"bootstrap: .*at least 40 replicates"):
+            FileFit.of_words(["data=nowhere.csv", option])
 
 
 def test_units_change_no_prediction(csv):

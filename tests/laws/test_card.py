@@ -78,7 +78,7 @@ def test_predictions_need_their_axes_and_intervals_their_draws(law):
     with pytest.raises(LawError, match="positive values of N"):
         law.predict({"N": [0.0], "M": [1.0]})
     bare = fit("joint_gain", {"N": N, "M": M, "loss": LOSS}, loss="ls_log")
-    with pytest.raises(LawError, match="this fit has 0"):
+    with pytest.raises(LawError, match="this fit has none"):
         bare.predict({"N": [1e6], "M": [1e4]}, interval=0.9)
     with pytest.raises(LawError, match="replicates"):
         _ = bare.draws

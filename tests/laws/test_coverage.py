@@ -29,12 +29,6 @@ def test_a_fit_says_on_request_how_often_its_intervals_hold_the_truth():
     assert fit("joint", data(), bootstrap=80, bootstrap_kind="wild", loss="ls_log").coverage == {}
 
 
-def test_too_few_replicates_are_found_out():
-    """Two draws cannot hold 90%: the truth lies between them a third of the time."""
-    law = fit("joint", data(), bootstrap=2, bootstrap_kind="wild", loss="ls_log", level=0.9, coverage=60)
-    assert max(law.coverage["shares"].values()) < 0.7
-
-
 def test_what_is_fixed_has_no_coverage():
     law = fit("joint", data(), bootstrap=60, bootstrap_kind="case", loss="ls_log", coverage=5, fixed={"E": 2.0})
     assert list(law.coverage["shares"]) == ["A", "B", "alpha", "beta"]

@@ -1,0 +1,32 @@
+"""Intervals of replicates: how many replicates they need, and where their ends lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rag_exp.core.errors import LawError
+from rag_exp.laws.options import enough_draws
+
+
+def check_draws(draws: int, what: str = "bootstrap") -> None:
+    """Refuse numbers of replicates that cannot make an interval.
+
+    Raises:
+        LawError: neither 0 nor at least ``MIN_DRAWS``.
+    """
+    try:
+        enough_draws(draws)
+    except ValueError as e:
+        raise LawError(f"{what}: {e}.") from e
+
+
+def percentiles(draws: Any, level: float) -> tuple[Any, Any]:
+    """Lower and upper end of the interval of replicates along the first axis.
+
+    Of R replicates the r-th smallest is taken for the r / (R + 1) quantile (Weibull's), which another draw of the
+    same distribution falls below just so often; other rules make intervals of few replicates narrow.
+    """
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
+    return low, high
