@@ -68,7 +68,9 @@ def test_intervals_come_from_the_replicates():
     found = effect(fitted, "N")
     assert found.low < found.fall < found.high
     draws = fitted.predict_draws({"N": [1e6, 1e7], "M": 1e5})
-    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(draws[:, 0] - draws[:, 1], [2.5, 97.5])))
+    assert (found.low, found.high) == pytest.approx(
+        tuple(np.percentile(draws[:, 0] - draws[:, 1], [2.5, 97.5], method="weibull"))
+    )
     rate = exchange(fitted, found, "M")
     assert rate.low <= rate.factor <= rate.high
     assert rate.none_share == 0
