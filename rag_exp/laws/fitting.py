@@ -71,8 +71,8 @@ def fit(
         cluster: a column or labels; rows of one cluster (one checkpoint) are resampled together.
         bootstrap: how many replicates, at least 40; 0: no intervals.
         bootstrap_kind: what a replicate resamples: ``"case"`` rows, ``"cluster"`` all rows of a cluster together,
-            ``"wild"`` errors like the fit's residuals, so that the design stays as it is, ``"hierarchical"`` questions, seeds and
-            runs (see :mod:`rag_exp.laws.uncertainty`).
+            ``"wild"`` errors like the fit's residuals, so that the design stays as it is, ``"hierarchical"`` questions,
+            seeds and runs (see :mod:`rag_exp.laws.uncertainty`).
         seeds: a column or labels for ``"hierarchical"``: runs of one cluster that differ in it are repetitions.
         questions: for ``"hierarchical"``: losses [questions, rows of ``data``] on the same questions in the same
             order, whose means are ``y`` (of a study: the column of its metric in every run's predictions.parquet).
