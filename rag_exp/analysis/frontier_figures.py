@@ -47,7 +47,7 @@ def _curve(asked: Frontier, table: pd.DataFrame) -> pd.DataFrame:
     low, high = budgets.min(), budgets.max()
     if low == high:
         low, high = low / TENFOLD, high * TENFOLD
-    found = asked.at(np.geomspace(low, high, SAMPLES))
+    found = asked.at(np.union1d(np.geomspace(low, high, SAMPLES), table["budget"].astype(float)))
     found = found[found["reason"].isna()]
     return _numbers(found).assign(far=[bool(b) for b in found["beyond"]])
 
@@ -126,7 +126,7 @@ def _panel(asked: Frontier, points: pd.DataFrame, curve: pd.DataFrame, axis: str
     layers = [measured.encode(y=alt.Y("low:Q", title="", scale=scale), y2="high:Q")]
     if axis in asked.caps:
         cap = alt.Chart(pd.DataFrame({axis: [asked.caps[axis]]}))
-        layers.append(cap.mark_rule(color=theme.MUTED, strokeDash=[2, 3]).encode(y=y))
+        layers.append(cap.mark_rule(color=theme.MUTED, strokeDash=[2, 3], clip=True).encode(y=y))
     dots = alt.Chart(points).mark_point(size=60, filled=True, opacity=1, color=theme.KINDS[0], stroke="white")
     tips = [alt.Tooltip("budget:Q", title="FLOPs", format=".3~e"), alt.Tooltip(f"{axis}:Q", format=".3~s")]
     layers += [*_banded(curve, axis, x, scale), *_lines(curve, x, y, axis), dots.encode(x=x, y=y, tooltip=tips)]

@@ -88,6 +88,13 @@ def test_a_line_of_equal_loss_passes_through_its_optimum_and_above_its_budget_el
         assert spent.min() == pytest.approx(row["budget"], rel=1e-3)
 
 
+def test_a_budget_far_from_all_runs_is_drawn_and_one_without_an_optimum_is_not(chinchilla):
+    surface = Surface(chinchilla)
+    one = figures_of_frontier(Frontier("chinchilla", surface, Costs(), (2e22,), caps={"D": 1e15}, reach=0.5))
+    assert any(row["budget"] == 2e22 for rows in layers(one[0]) for row in rows)
+    assert figures_of_frontier(Frontier("chinchilla", surface, Costs(), (1e10,))) == []
+
+
 def test_the_line_is_dashed_where_it_leaves_the_data(chinchilla):
     asked = Frontier("chinchilla", Surface(chinchilla), Costs(), (1e21, 1e23))
     loss, *_ = figures_of_frontier(asked)
