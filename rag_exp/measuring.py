@@ -110,7 +110,11 @@ def measured(config: RunConfig, steps: RunSteps, store: Store) -> dict[str, Any]
         "marginal": known("flops.marginal", total("flops", "checkpoint"), UNKNOWN_SIZE),
         "retriever_warmup": known("flops.retriever_warmup", None if warmup is None else sum(warmup.values()), ""),
         # BM25 embeds nothing, which is no cost and no gap.
-        "embedding": known("flops.embedding", index.get("embedding_flops", 0.0) if index else None, unsearched),
+        "embedding": known(
+            "flops.embedding",
+            index.get("embedding_flops", 0.0) if index else None,
+            index.get("build_flops_reason") or unsearched,
+        ),
         "index_build": known(
             "flops.index_build", index.get("build_flops"), index.get("build_flops_reason") or unsearched
         ),

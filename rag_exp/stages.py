@@ -210,9 +210,9 @@ def _searches(
     elif role.startswith("train_"):
         asked, split = float(config.training.questions or options.questions), "train"
     else:
-        own = getattr(config.questions, "queries", options.questions)
-        asked, split = float(config.evaluation.questions or own), config.evaluation.split
-        asked = min(asked, own) if hasattr(config.questions, "queries") else asked
+        whole = float(config.questions.queries) if config.questions.kind == "points" else None
+        asked, split = float(config.evaluation.questions or whole or options.questions), config.evaluation.split
+        asked = asked if whole is None else min(asked, whole)
     dims = config.encoder.known_dims() if setting.uses_vectors else 0
     known = _layout(config, setting, size)
     if step.kind != "tuning":

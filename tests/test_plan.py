@@ -147,6 +147,16 @@ def test_an_index_that_was_made_elsewhere_costs_its_bytes(place, string, search,
     assert index.formula.endswith("more than a machine holds, and it is not cut")
 
 
+def test_questions_in_a_file_of_queries_are_as_many_as_stated(place):
+    trec = ["task=retrieval", "corpus=trec", "corpus.files=cran.xml", "questions=judged", "questions.queries=qry.xml"]
+    trec += ["questions.qrels=qrels.txt", "encoder=points"]
+    Path("cran.xml").write_text("<doc><docno>1</docno><text>one</text></doc>")
+    Path("qry.xml").write_text("<top><num>1</num><title>one</title></top>")
+    Path("qrels.txt").write_text("1 0 1 1")
+    found = planned(*trec, "index=bm25", "evaluation.questions=null", passages=10, questions=300)
+    assert named(found, "search bm25")[0].formula == "300 queries: no formula"
+
+
 def test_shards_are_as_few_as_fit():
     flat = layout(index_of("index=flat"), 1_000, 8)  # 32 bytes each
     assert flat.shards(1_000, 32_000) == 1

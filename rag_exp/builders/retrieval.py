@@ -189,6 +189,8 @@ def index(config: RunConfig, setting: Setting, vectors: VectorSteps | None, buil
         shares = [min(1.0, (size - i * SHARD_ROWS) / a.stats["passages"]) for i, a in enumerate(made)]
         build.stats["embedding_flops"] = sum(s * a.stats["flops"] for s, a in zip(shares, made, strict=True))
         build.stats["embedding_seconds"] = sum(s * a.seconds for s, a in zip(shares, made, strict=True))
+        if vectors.passages is None:  # they were made with the index
+            build.stats |= {"embedding_flops": None, "embedding_seconds": None}
         build.stats["embeddings"] = [_cost(a) for a in made]
         build.stats["parameters"] = config.encoder.parameter_counts(config.tokenizer.vocab_size)
     if setting.shards > 1 and vectors is not None and setting.index.stores_vectors:

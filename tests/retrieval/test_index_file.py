@@ -143,6 +143,8 @@ def test_questions_alone_are_embedded_where_nothing_is_compared(vectors, place):
     assert alone.metrics["gold_recall@k"] == compared.metrics["gold_recall@k"]
     assert alone.metrics["index_recall@k"] is alone.metrics["prior_kl"] is None
     assert alone.nulls["index_recall@k"].startswith("index.compared=false: passages are not embedded")
+    assert alone.flops["embedding"] is None
+    assert alone.nulls["flops.embedding"] == "the index was built elsewhere"
     assert not [role for role in alone.artifacts if role.startswith("embeddings")]
 
 
