@@ -6,7 +6,9 @@ AICc stands beside it. In-sample error never decides (see :mod:`rag_exp.laws.hol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +21,7 @@ from rag_exp.laws.fitting import Loss, fit
 from rag_exp.laws.forms import AXES, Form, form_by_name
 from rag_exp.laws.holdout import folds, holdouts_of, nearest_error
 from rag_exp.laws.intervals import check_draws
-from rag_exp.laws.rows import read_rows, row_labels, row_weights
+from rag_exp.laws.rows import Rows, read_rows, row_labels, row_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,53 +88,12 @@ def compare(
     axes = [a for a in values if a != y]
     definitions_of(data, axes)
     n = len(values[y])
-    given = {"weights": row_weights(data, weights, n)}
-    if cluster is not None:
-        given["cluster"] = row_labels(data, cluster, n, "cluster")
+    labels = None if cluster is None else row_labels(data, cluster, n, "cluster")
+    options = {"loss": loss, "delta": delta, "missing": missing}
+    trial = _Trial(values, y, row_weights(data, weights, n), labels, options, bootstrap, seed)
     read = [a for a in axes if any(a in f.variables for f in candidates)]
     masks = {h: folds(h, values, y) for h in holdouts_of(holdout, read)}
-    options: dict[str, Any] = {"y": y, "missing": missing}
-    rows = []
-    for form in candidates:
-        options["fixed"] = fixed_in(form, fixed)
-        free = len(form.parameters) - len(options["fixed"])
-        row: dict[str, Any] = {"form": form.label, "equation": form.equation, "parameters": free}
-        row |= {"rows": n, "rmse": None, "aicc": None}
-        reasons = []
-        try:
-            row |= _in_sample(fit(form, values, loss="ls_log", weights=given["weights"], **options))
-        except LawError as e:
-            reasons.append(str(e))
-        errors = []
-        for name, held in masks.items():
-            row |= {f"{name}.rmse": None, f"{name}.bias": None, f"{name}.rows": int(sum(m.sum() for m in held))}
-            row |= {f"{name}.spread": None} if bootstrap else {}
-            try:
-                parts = [
-                    fit(form, _take(values, ~m), loss=loss, delta=delta, **options, **_take(given, ~m)) for m in held
-                ]
-                error = np.concatenate([_log_error(p, _take(values, m), y) for p, m in zip(parts, held, strict=True)])
-            except LawError as e:
-                reasons.append(f"without {name.replace('_', ' ')}: {e}")
-                continue
-            if bootstrap:
-                try:
-                    spreads = [
-                        _variances(p, _take(values, m), _take(given, ~m).get("cluster"), bootstrap, seed)
-                        for p, m in zip(parts, held, strict=True)
-                    ]
-                    row[f"{name}.spread"] = float(np.sqrt(np.concatenate(spreads).mean()))
-                except LawError as e:
-                    reasons.append(f"without {name.replace('_', ' ')}, replicates: {e}")
-            row[f"{name}.rmse"], row[f"{name}.bias"] = float(np.sqrt((error**2).mean())), float(error.mean())
-            errors.append(row[f"{name}.rmse"])
-        row["heldout"] = float(np.sqrt(np.mean(np.square(errors)))) if len(errors) == len(masks) else None
-        if bootstrap:
-            all_spreads = [row[f"{name}.spread"] for name in masks]
-            known = all(s is not None for s in all_spreads)
-            row["spread"] = float(np.sqrt(np.mean(np.square(all_spreads)))) if known else None
-        row["reason"] = " ".join(dict.fromkeys(reasons)) or None
-        rows.append(row)
+    rows = [trial.row(form, fixed_in(form, fixed), masks) for form in candidates]
     rows.sort(key=lambda r: (r["heldout"] is None, r["heldout"] or 0.0))
     table = pd.DataFrame(rows).astype(object).where(lambda t: t.notna(), None)
     table.attrs["nearest"] = {h: nearest_error(values, m, y, axes, h) for h, m in masks.items()}
@@ -207,8 +168,85 @@ def _columns(data: Any, forms: list[Form], y: str) -> dict[str, np.ndarray]:
     return columns
 
 
-def _take(columns: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
-    return {k: v[mask] for k, v in columns.items()}
+@dataclass(frozen=True)
+class _Trial:
+    """The rows that all forms are tried on, and how each is fitted to them (``options``, but not in sample)."""
+
+    values: dict[str, np.ndarray]
+    y: str
+    weights_n: np.ndarray
+    clusters_n: np.ndarray | None
+    options: dict[str, Any]
+    bootstrap: int
+    seed: int
+
+    def row(self, form: Form, fixed: dict[str, float], masks: Mapping[str, list[np.ndarray]]) -> dict[str, Any]:
+        """The form's row in the table."""
+        row: dict[str, Any] = {"form": form.label, "equation": form.equation}
+        row |= {
+            "parameters": len(form.parameters) - len(fixed),
+            "rows": len(self.weights_n),
+            "rmse": None,
+            "aicc": None,
+        }
+        reasons: list[str] = []
+        with _noted(reasons):
+            row |= _in_sample(self.fit(form, fixed, np.ones(len(self.weights_n), dtype=bool), loss="ls_log"))
+        for name, held in masks.items():
+            without = f"without {name.replace('_', ' ')}"
+            row |= {f"{name}.rmse": None, f"{name}.bias": None, f"{name}.rows": int(sum(m.sum() for m in held))}
+            row |= {f"{name}.spread": None} if self.bootstrap else {}
+            with _noted(reasons, f"{without}: "):
+                parts = [self.fit(form, fixed, ~m) for m in held]
+                error = np.concatenate([self.error(p, m) for p, m in zip(parts, held, strict=True)])
+                row |= {f"{name}.rmse": float(np.sqrt((error**2).mean())), f"{name}.bias": float(error.mean())}
+                with _noted(reasons, f"{without}, replicates: "):
+                    if self.bootstrap:
+                        variances = [self.variances(p, m) for p, m in zip(parts, held, strict=True)]
+                        row[f"{name}.spread"] = float(np.sqrt(np.concatenate(variances).mean()))
+        row["heldout"] = _together([row[f"{name}.rmse"] for name in masks])
+        if self.bootstrap:
+            row["spread"] = _together([row[f"{name}.spread"] for name in masks])
+        row["reason"] = " ".join(dict.fromkeys(reasons)) or None
+        return row
+
+    def fit(self, form: Form, fixed: dict[str, float], keep: np.ndarray, **other: Any) -> LawFit:
+        """The form on some of the rows."""
+        return fit(
+            form, self.of(keep), y=self.y, fixed=fixed, weights=self.weights_n[keep], **{**self.options, **other}
+        )
+
+    def error(self, law: LawFit, held: np.ndarray) -> np.ndarray:
+        """log(prediction / loss) of held-out rows: [held]."""
+        rows = self.held(law.form, held)
+        value = law.predict(rows.axes)
+        if not (value > 0).all():
+            raise LawError(f"{law.form.label} falls below zero at the held-out level.")
+        return np.log(value / rows.y_n)
+
+    def variances(self, law: LawFit, held: np.ndarray) -> np.ndarray:
+        """Variance of the log loss predicted for each held-out row, over replicates of the kept ones: [held]."""
+        kept = {**law.rows["axes"], self.y: law.rows["y"]}
+        how: dict[str, Any] = {k: v for k, v in self.options.items() if k != "missing"}
+        how |= {"fixed": law.fixed, "weights": law.rows["weights"], "bootstrap": self.bootstrap, "seed": self.seed}
+        if self.clusters_n is not None:
+            how |= {"cluster": self.clusters_n[~held][law.rows["positions"]], "bootstrap_kind": "cluster"}
+        again = fit(law.form, kept, y=self.y, **how)
+        values = again.predict_draws(self.held(law.form, held).axes)
+        if not (values > 0).all():
+            raise LawError(f"{law.form.label} falls below zero at the held-out level in some replicates.")
+        return np.log(values).var(0)
+
+    def held(self, form: Form, mask: np.ndarray) -> Rows:
+        """The rows under the mask on which nothing is missing."""
+        rows = read_rows(form, self.of(mask), self.y, missing="leave_out")
+        if not len(rows):
+            raise LawError("No row is held out.")
+        return rows
+
+    def of(self, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows under the mask."""
+        return {k: v[mask] for k, v in self.values.items()}
 
 
 def _in_sample(law: LawFit) -> dict[str, Any]:
@@ -221,26 +259,16 @@ def _in_sample(law: LawFit) -> dict[str, Any]:
     return {"rows": len(r), "rmse": float(np.sqrt(mean_square)), "aicc": aicc}
 
 
-def _log_error(law: LawFit, held: Mapping[str, Any], y: str) -> np.ndarray:
-    rows = read_rows(law.form, held, y, missing="leave_out")
-    if not len(rows):
-        raise LawError("No row is held out.")
-    value = law.predict(rows.axes)
-    if not (value > 0).all():
-        raise LawError(f"{law.form.label} falls below zero at the held-out level.")
-    return np.log(value / rows.y_n)
+@contextmanager
+def _noted(reasons: list[str], where: str = "") -> Iterator[None]:
+    """Within, what cannot be fitted is a reason and no error."""
+    try:
+        yield
+    except LawError as e:
+        reasons.append(f"{where}{e}")
 
 
-def _variances(
-    part: LawFit, held: Mapping[str, np.ndarray], clusters: np.ndarray | None, bootstrap: int, seed: int
-) -> np.ndarray:
-    """Variance of the log loss predicted for each held-out row, over replicates of the kept ones: [held]."""
-    data = {**part.rows["axes"], part.y: part.rows["y"]}
-    options = {"y": part.y, "loss": part.loss, "delta": part.delta or 1e-3, "fixed": part.fixed}
-    if clusters is not None:
-        options |= {"cluster": clusters[part.rows["positions"]], "bootstrap_kind": "cluster"}
-    law = fit(part.form, data, weights=part.rows["weights"], bootstrap=bootstrap, seed=seed, **options)
-    values = law.predict_draws({v: held[v] for v in law.form.variables})
-    if not (values > 0).all():
-        raise LawError(f"{law.form.label} falls below zero at the held-out level in some replicates.")
-    return np.log(values).var(0)
+def _together(errors: list[float | None]) -> float | None:
+    """Their root mean square; None where one is not known."""
+    known = [e for e in errors if e is not None]
+    return float(np.sqrt(np.mean(np.square(known)))) if len(known) == len(errors) else None

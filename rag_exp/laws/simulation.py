@@ -67,6 +67,8 @@ def simulate(
     check_level(level)
     if not (noise >= 0 and studies > 0):
         raise LawError(f"simulate needs noise >= 0 and studies > 0; they are {noise:g} and {studies}.")
+    if coverage and not bootstrap:
+        raise LawError("coverage needs intervals to measure: give bootstrap=200 or more.")
     axes = {v: numbers(column_of(design, v, "design"), v) for v in form.variables}
     truth = np.array([params[p] for p in form.parameters])
     exact = evaluate(form, axes, truth[None])[0]

@@ -42,6 +42,7 @@ CARD = LAW.to_dict()
         (lambda: profile(LAW, "alpha", level=95), "level=95"),
         (lambda: simulate("saturating", DATA, PARAMS, noise=-1), "noise >= 0.*-1"),
         (lambda: simulate("saturating", DATA, PARAMS, noise=0.01, studies=0), "studies > 0"),
+        (lambda: simulate("saturating", DATA, PARAMS, noise=0.01, coverage=9, bootstrap=0), "coverage needs intervals"),
         (lambda: simulate("saturating", {"n": N}, PARAMS, noise=0.01), "design: the data have no column 'N'"),
         (lambda: simulate("saturating", DATA, {**PARAMS, "E": None}, noise=0.01), "needs a true value of E"),
         (lambda: fit("saturating", DATA, coverage=-5), "coverage=-5"),
