@@ -17,7 +17,7 @@ from rag_exp.laws.definitions import check_same
 from rag_exp.laws.evaluation import evaluate_logs
 from rag_exp.laws.form import AXES, Form
 from rag_exp.laws.forms import form_by_name
-from rag_exp.laws.intervals import percentiles
+from rag_exp.laws.intervals import check_level, percentiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,16 +25,6 @@ if TYPE_CHECKING:
 CARD_SCHEMA = 1
 _NUMBERS = re.compile(r"\[\s*((?:[-+.\deE]+,\s*)*[-+.\deE]+)\s*\]")
 CARD_DRAWS = 1000
-
-
-def check_level(level: float, what: str = "level") -> None:
-    """Refuse what is no level of an interval.
-
-    Raises:
-        LawError: it is not between 0 and 1.
-    """
-    if not 0 < level < 1:
-        raise LawError(f"{what}={level:g}: a level lies between 0 and 1 (0.95 for 95% intervals).")
 
 
 def card_text(value: dict[str, Any]) -> str:

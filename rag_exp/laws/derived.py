@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rag_exp.core.errors import LawError
-from rag_exp.laws.card import LawFit, check_level
+from rag_exp.laws.card import LawFit
 from rag_exp.laws.form import Form
-from rag_exp.laws.intervals import percentiles
+from rag_exp.laws.intervals import check_level, percentiles
 
 Quantity = Callable[[Mapping[str, Any]], Any]
 """From parameters by name (numbers or arrays [R]) to a number or an array [R]."""

@@ -15,11 +15,11 @@ import numpy as np
 
 import rag_exp
 from rag_exp.core.errors import LawError, did_you_mean
-from rag_exp.laws.card import LawFit, check_level
+from rag_exp.laws.card import LawFit
 from rag_exp.laws.columns import under_axes
 from rag_exp.laws.coverage import interval_coverage
 from rag_exp.laws.forms import AXES, Form, form_by_name
-from rag_exp.laws.intervals import check_draws, percentiles
+from rag_exp.laws.intervals import check_draws, check_level, percentiles
 from rag_exp.laws.problem import Problem
 from rag_exp.laws.replication import KINDS, UNCONVERGED, Resampling, replicate
 from rag_exp.laws.rows import check_rows, read_rows

@@ -22,6 +22,16 @@ def check_draws(draws: int, what: str = "bootstrap") -> None:
         raise LawError(f"{what}: {e}.") from e
 
 
+def check_level(level: float, what: str = "level") -> None:
+    """Refuse what is no level of an interval.
+
+    Raises:
+        LawError: it is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise LawError(f"{what}={level:g}: a level lies between 0 and 1 (0.95 for 95% intervals).")
+
+
 def percentiles(draws: Any, level: float) -> tuple[Any, Any]:
     """Lower and upper end of the interval of replicates along the first axis.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rag_exp.core.errors import LawError, did_you_mean
-from rag_exp.laws.card import LawFit, check_level
+from rag_exp.laws.card import LawFit
+from rag_exp.laws.intervals import check_level
 
 _FIRST = 0.01  # of the parameter: the first step away from the optimum
 _STEPS = 40

@@ -9,14 +9,13 @@ import numpy as np
 
 from rag_exp.core.errors import LawError
 from rag_exp.core.rng import numpy_rng
-from rag_exp.laws.card import check_level
 from rag_exp.laws.columns import column_of, numbers
 from rag_exp.laws.coverage import covered, solved
 from rag_exp.laws.evaluation import evaluate
 from rag_exp.laws.fitting import prepare
 from rag_exp.laws.form import Form
 from rag_exp.laws.forms import form_by_name
-from rag_exp.laws.intervals import check_draws
+from rag_exp.laws.intervals import check_draws, check_level
 from rag_exp.laws.replication import Resampling
 
 if TYPE_CHECKING:
