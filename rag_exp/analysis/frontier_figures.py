@@ -35,7 +35,8 @@ def figures_of_frontier(asked: Frontier) -> list[Figure]:
         return []
     curve = _curve(asked, table)
     made = [_loss(asked, table, curve), _allocation(asked, table, curve), _shares(asked, curve)]
-    made += [_plane(asked, table, curve, x) for x in ("D", "M") if x in asked.surface.axes]
+    tied = asked.costs.tokens_per_parameter is not None  # D then follows from N, and there is no plane of both
+    made += [_plane(asked, table, curve, x) for x in ("D", "M") if x in asked.surface.axes and not (tied and x == "D")]
     return [figure for figure in made if figure is not None]
 
 
@@ -164,31 +165,20 @@ def _shares(asked: Frontier, curve: pd.DataFrame) -> Figure | None:
     return Figure("frontier_shares", "Where the FLOPs go", caption, theme.configure(chart))
 
 
-def _plane(asked: Frontier, table: pd.DataFrame, curve: pd.DataFrame, x: str) -> Figure | None:
+def _plane(asked: Frontier, table: pd.DataFrame, curve: pd.DataFrame, x: str) -> Figure:
     """The path of the optima over lines of equal loss, N against ``x``."""
     import altair as alt
     import numpy as np
     import pandas as pd
 
-    from rag_exp.laws.effects import contours
-
-    surface = asked.surface
     table = _with_less(asked, table, curve)
     points = _numbers(table)
     middle = points.iloc[len(points) // 2]
-    held = {a: float(middle[a]) for a in surface.axes if a not in ("N", x)}
-    ranges = surface.ranges
+    held = {a: float(middle[a]) for a in asked.surface.axes if a not in ("N", x)}
+    ranges = asked.surface.ranges
     across = (min(ranges[x][0], curve[x].min()), max(ranges[x][1], curve[x].max()))
     up = (min(ranges["N"][0], curve["N"].min()), max(ranges["N"][1], curve["N"].max()))
-    # Lines of the optima's own losses touch the lines of their budgets, but where a cap holds the path, or it leaves
-    # the plane since another axis has its optimum elsewhere.
-    free = [not capped and not held for capped in table["capped"]]
-    losses = sorted({float(v) for v in points["loss"][free]}, reverse=True)
-    lines = contours(
-        surface, losses if len(losses) > 1 else None, x, "N",
-        at=held, points=81, reach=asked.reach, across=across, bands=False,
-    )  # fmt: skip
-    lines = lines[lines["N"].notna()]
+    lines = _equal_losses(asked, table, x, held, across)
     x_values, y_domain = list(across), list(theme.padded(up, log=True))
     lines = lines[lines["N"].between(*y_domain)].assign(level=lambda t: [f"{v:.4g}" for v in t["loss"]])
     order = list(dict.fromkeys(lines["level"]))
@@ -239,6 +229,24 @@ def _plane(asked: Frontier, table: pd.DataFrame, curve: pd.DataFrame, x: str) ->
         caption += f" Lines are those at {where}, the optimum of {theme.scientific(middle['budget'], 2)} FLOPs."
     name = "frontier_plane" if x == "M" else "frontier_plane_tokens"
     return Figure(name, f"The path of the optima, {x} and N", caption, theme.configure(chart))
+
+
+def _equal_losses(
+    asked: Frontier, table: pd.DataFrame, x: str, held: dict[str, float], across: tuple[float, float]
+) -> pd.DataFrame:
+    """Lines of equal loss: those of the optima, which touch the lines of their budgets.
+
+    Where a cap holds the path, or it leaves the plane since another axis has its optimum elsewhere, nothing touches:
+    the losses are then five along the data's diagonal.
+    """
+    from rag_exp.laws.effects import contours
+
+    losses = sorted({float(v) for v, capped in zip(table["loss"], table["capped"], strict=True) if not capped})
+    lines = contours(
+        asked.surface, losses[::-1] if len(losses) > 1 and not held else None, x, "N",
+        at=held, points=_FINE, reach=asked.reach, across=across, bands=False,
+    )  # fmt: skip
+    return lines[lines["N"].notna()]
 
 
 def _with_less(asked: Frontier, table: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
