@@ -5,7 +5,6 @@ The file is mapped, not read: it is not copied, and what no search touches stays
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.faiss_costs import root_of
+from rag_exp.retrieval.faiss_index import reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,7 +141,7 @@ def _read(file: str) -> Any:
             raise DataError(f"{file}: an index of binary codes, compared by bits; one over float vectors is wanted.")
         return faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC)
     except (OSError, RuntimeError) as e:
-        raise DataError(f"{file}: no readable faiss index there ({re.sub(r'^.*cpp:[0-9]+: ', '', str(e))}).") from e
+        raise DataError(f"{file}: no readable faiss index there ({reason(e)}).") from e
 
 
 def _described(native: Any, file: str) -> FaissFile:

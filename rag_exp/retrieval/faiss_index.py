@@ -205,7 +205,7 @@ def without(name: str | None, search: str) -> str:
     return ",".join(p for p in search.split(",") if not p.strip().startswith(f"{name}="))
 
 
-def reason(error: RuntimeError) -> str:
+def reason(error: Exception) -> str:
     """What faiss says, without where it says it."""
     said = str(error).rpartition("Error: ")[2] or str(error)
     return re.sub(r"^Error in .* at \S+:\d+: ", "", said)

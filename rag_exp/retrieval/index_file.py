@@ -97,6 +97,8 @@ class File(VectorIndexOptions):
                 set_search(OpenFile(self.path).native, self.search, known.type)
         except DataError as e:
             return [str(e) if str(e).startswith("index.") else f"index.path: {e}"]
+        if not known.passages:
+            return [f"index.path: {self.path} holds no vectors."]
         found = []
         if known.dims != dims and not (known.dims == dims + 1 and known.metric == "l2" and known.exact_scores):
             found.append(

@@ -334,6 +334,8 @@ def test_what_does_not_fit_a_run_is_named_before_it_starts(vectors, place, capsy
     write("made.faiss", "NSG16,Flat", vectors)
     said = refused(capsys, "corpus.size=300", "index.built=once")
     assert "index=file (IndexNSGFlat) takes no selection of passages; search the whole corpus" in said
+    faiss.write_index(faiss.IndexFlatIP(DIMS), "made.faiss")
+    assert "index.path: made.faiss holds no vectors" in refused(capsys)
     write("made.faiss", "Flat", np.pad(vectors, ((0, 0), (0, 1))))
     assert "holds vectors of 17 dimensions, the encoder's have 16" in refused(capsys)
     write("made.faiss", "Flat", vectors[:-1])
