@@ -46,7 +46,7 @@ from rag_exp.core.errors import LawError
 from rag_exp.laws.card import Prediction, card_text
 from rag_exp.laws.compared import Compared
 from rag_exp.laws.factor import Factor
-from rag_exp.laws.intervals import percentiles
+from rag_exp.laws.intervals import check_level, percentiles
 
 SCHEMA = 4
 SHARES = ("path_recall@k", "all_gold@k", "gold_found")
@@ -176,6 +176,7 @@ class FactorisedFit:
         value = self.values(data)[0]
         if interval is None:
             return value
+        check_level(interval, "interval")
         low, high = percentiles(self.predict_draws(data), interval)
         return Prediction(value, low, high, self.beyond(data), value, value)
 
