@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from rag_exp.laws.factor_rows import Answers
 
 FOLDER = "fits"
-FITS_VERSION = 5  # of what a fit card holds; cards of another version are made anew
+FITS_VERSION = 6  # of what a fit card holds; cards of another version are made anew
 FACTORISED = "factorised"
-FACTORS_VERSION = 3  # the same of the factorised law's card
+FACTORS_VERSION = 4  # the same of the factorised law's card
 MIN_LEVELS = 3
 MIN_CLUSTERS = 4
 SETTINGS = ("index", "growth", "K", "K_train")
@@ -374,6 +374,11 @@ class _Fitter:
         except LawError as e:
             law = fit(form, data, **options)
             law.warnings.append(f"no intervals: {e}")
+        if law.draws_Rp is not None and len(axes) > 1 and count < min(MIN_CLUSTERS, len(rows)):
+            law.warnings.append(
+                f"{count} checkpoints are too few to tell what is common to the rows of one: intervals take rows for "
+                "independent, and are narrow where another training would move the rows of its checkpoint together"
+            )
         law.definitions["loss"] = self.metric
         return law
 

@@ -52,6 +52,14 @@ def test_the_law_of_the_world_is_found(fits):
     assert joint.comparison[0]["heldout"] < 0.5 * min(joint.nearest.values())
 
 
+def test_too_few_checkpoints_to_tell_their_noise_are_warned_of(study, fits):
+    table = study[2]
+    three = table[table["N"] < table["N"].max()]
+    (law,) = [f.law for f in fit_table(three, LawOptions(bootstrap=40, joint=("joint_gain",))).of("N", "M")]
+    assert any(w.startswith("3 checkpoints are too few to tell") for w in law.warnings)
+    assert not any("checkpoints are too few" in w for w in fits.joint().law.warnings)
+
+
 def test_a_law_is_fitted_at_every_level_of_the_other_axis(fits):
     assert sorted(f.where["M"] for f in fits.of("N")) == [997, 2391, 5688, 13_577, 32_380]
     assert sorted(f.where["N"] for f in fits.of("M", growth="coverage", index="flat")) == [
