@@ -68,7 +68,7 @@ def _data_problems(config: RunConfig, steps: RunSteps, store: Store) -> list[str
         found += wrong
         golds = made.stats.get("gold_documents")
         if setting.growth == "distractor" and golds and size < int(table.doc_ends[golds - 1]):
-            key = "evaluation.corpus_size" if role else "corpus.size"
+            key = "evaluation.corpus_size" if role and config.evaluation.corpus_size is not None else "corpus.size"
             found.append(
                 f"{key}: growth=distractor keeps the {int(table.doc_ends[golds - 1])} passages of the documents that "
                 f"hold gold passages of split {split}; {size} cannot hold them. Raise it."

@@ -161,6 +161,14 @@ class _Planner:
         )
 
     @cached_property
+    def learns(self) -> bool:
+        """Whether anything is trained on what the training setting reads. Else no question of training has a say."""
+        config = self.config
+        reader = config.task == "rag" and (config.training.steps > 0 or config.training.warmup.steps > 0)
+        vectors = self.train.uses_vectors or self.asked.uses_vectors
+        return reader or (vectors and not config.encoder.precomputed and not self.comes_trained)
+
+    @cached_property
     def generator(self) -> dict[str, Any]:
         return self.identity(self.config.generator)
 
@@ -185,7 +193,7 @@ class _Planner:
         splits: tuple[str, ...] = ()
         if growth == "distractor":
             # Of each setting its own questions' gold passages come first, whatever else the two settings share.
-            splits = ("train",) if setting is self.train else (self.config.evaluation.split,)
+            splits = ("train",) if setting is self.train and self.learns else (self.config.evaluation.split,)
         return self._passages(growth, splits)
 
     def _passages(self, growth: str, splits: tuple[str, ...] = ()) -> Step:

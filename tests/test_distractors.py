@@ -76,15 +76,16 @@ def by_hand(vectors, hash_order, split, gold):
 
 
 def test_gold_comes_first_then_the_nearest_by_vectors(vectors, place):
-    run, store = steps(*PRECOMPUTED), Store(place / "store")
-    plain = documents(store.ensure(run.roles["hash_order"]))
-    for role, split, gold in (("", "train", range(4)), ("evaluation_", "dev", range(4, 8))):
-        made = store.ensure(run.roles[f"{role}passages"])
+    store = Store(place / "store")
+    plain = documents(store.ensure(steps(*PRECOMPUTED).roles["hash_order"]))
+    for split, gold in (("train", range(4)), ("dev", range(4, 8))):
+        run = steps(*PRECOMPUTED, f"evaluation.split={split}")
+        made = store.ensure(run.roles["passages"])
         table, order = documents(made)
         assert order == by_hand(vectors, plain, split, {f"d{d}" for d in gold})
         assert (made.stats["gold_documents"], made.stats["near_documents"]) == (4, DOCUMENTS - 4)
         assert table.prefix_size(11) == 10  # whole documents: a smaller corpus begins a larger one
-        facts = json.loads((store.ensure(run.roles[f"{role}nearness"]).path / "manifest.json").read_text())
+        facts = json.loads((store.ensure(run.roles["nearness"]).path / "manifest.json").read_text())
         assert (facts["split"], facts["questions"], facts["documents"]) == (split, QUESTIONS, DOCUMENTS)
         assert facts["encoder"]["kind"] == "precomputed"
         assert len(facts["encoder"]["passages"]) == 32  # a digest
@@ -93,7 +94,7 @@ def test_gold_comes_first_then_the_nearest_by_vectors(vectors, place):
 def test_a_search_over_such_a_corpus(vectors, place):
     assert cli.main(["bench", *WORDS, *PRECOMPUTED, "index=bm25", "evaluation.corpus_size=16"]) == 0
     (record,) = (read_record(f) for f in place.glob("outputs/runs/*/record.json"))
-    near = record.artifacts["evaluation_nearness"]
+    near = record.artifacts["nearness"]
     order = record.corpora["asked"]["order"]
     assert (
         order == f"gold of split dev, those near its questions by precomputed (nearness {near[:8]}), hash order, seed 0"
@@ -165,7 +166,7 @@ def test_minilm_puts_meaning_before_words(place, monkeypatch):
     for split in ("train", "dev"):
         (place / f"{split}.jsonl").write_text(json.dumps(asked | {"id": split}))
     run, store = steps("encoder=minilm", "index=flat"), Store(place / "store")
-    table, order = documents(store.ensure(run.roles["evaluation_passages"]))
+    table, order = documents(store.ensure(run.roles["passages"]))
     assert order[:2] == ["gold", "near"]
     made = [store.ensure(run.embeddings(shard)) for shard in (0, 1)]
     assert len(read) == len(NEAR)
@@ -174,5 +175,5 @@ def test_minilm_puts_meaning_before_words(place, monkeypatch):
     found = np.concatenate([np.load(a.path / "vectors.npy") for a in made])
     np.testing.assert_allclose(found, fresh, atol=1e-6)
     assert sum(a.stats["flops"] for a in made) == pytest.approx(
-        store.info(run.roles["evaluation_nearness"]).stats["embedding_flops"], rel=1e-6
+        store.info(run.roles["nearness"]).stats["embedding_flops"], rel=1e-6
     )

@@ -388,6 +388,21 @@ def test_distractor_growth_is_another_corpus_of_the_same_questions(base):
     assert other.roles["checkpoint"].key == base.roles["checkpoint"].key
 
 
+@pytest.mark.parametrize(
+    ("overrides", "split"),
+    [
+        (["task=retrieval", "index=bm25"], "dev"),
+        (["task=retrieval"], "train"),  # the encoder learns on questions of training
+        (["index=bm25"], "train"),
+        (["index=bm25", "training.steps=0", "training.warmup.steps=0"], "dev"),
+    ],
+)
+def test_gold_of_questions_that_nothing_learns_from_does_not_come_first(overrides, split):
+    found = steps("corpus.growth=distractor", *overrides)
+    assert found.roles["passages"].fields["gold"]["splits"] == [split]
+    assert ("evaluation_passages" in found.roles) == (split == "train")
+
+
 def test_the_order_of_distractors_is_known_to_distractor_growth_alone(base):
     assert steps("corpus.distractors=bm25").run_id == base.run_id
     any_order, nearest = (steps("corpus.growth=distractor", f"corpus.distractors={d}") for d in ("any", "bm25"))
