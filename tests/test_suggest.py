@@ -119,13 +119,16 @@ def test_the_corpus_goes_on_to_its_end_for_models_that_are_trained(small):
 
 def test_vectors_that_are_not_there_are_paid_once_and_whole(small, tmp_path):
     plan = small[0]
-    folder = Store(plan.points[0].config.paths.store).folder(plan.points[0].steps.embeddings(0))
+    store = Store(plan.points[0].config.paths.store)
+    folder, warmups = store.folder(plan.points[0].steps.embeddings(0)), store.root / "objects" / "reader_warmup"
     with_vectors = prices(suggested(small, "budget=1e12"))
     shutil.move(folder, tmp_path / "away")
+    shutil.move(warmups, tmp_path / "warmups")  # of readers that are trained: nothing needs them any more
     try:
         without = prices(suggested(small, "budget=1e12"))
     finally:
         shutil.move(tmp_path / "away", folder)
+        shutil.move(tmp_path / "warmups", warmups)
     paid = [b - a for a, b in zip(with_vectors, without, strict=True)]
     assert paid[0] == pytest.approx(9.33e8, abs=2e8)  # of 32,380 passages; prices are printed to three digits
     assert paid[1:] == [0.0] * len(paid[1:])
@@ -133,6 +136,9 @@ def test_vectors_that_are_not_there_are_paid_once_and_whole(small, tmp_path):
 
 def test_the_grids_that_are_printed_hold_the_very_runs_that_are_suggested(small, tmp_path):
     lines = suggested(small, "budget=2e13")
+    assert any(
+        "generator.size=s2 evaluation.corpus_size=null,14714," in run for run in runs_of(lines)
+    )  # new along both
     study = {"name": "grown", "base": ["trainer.threads=1"], "grids": grids_of(lines)}
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "grown.yaml").write_text(yaml.safe_dump(study))
