@@ -55,13 +55,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors of a fit, as its residuals show them. Of rows with a weight, times its root: [n], [n, rank], [n, G].
+    """Errors of a fit, as its residuals show them: of the rows with a weight, and times its root.
 
     Attributes:
-        rows: the positions of those rows.
+        rows, root_n: the positions of those rows, and the roots of their weights.
         residual_n, bounded_n: residuals, and the same with outliers drawn in.
-        basis: orthonormal, spans the Jacobian.
-        means: orthonormal, a column per cluster (of single rows where there are none).
+        basis: orthonormal columns that span the Jacobian, [n, rank].
+        units_n: the cluster of each row, counted from 0; a number of its own where there are no clusters.
     """
 
     rows: np.ndarray
@@ -69,7 +69,7 @@ class Errors:
     residual_n: np.ndarray
     bounded_n: np.ndarray
     basis: np.ndarray
-    means: np.ndarray
+    units_n: np.ndarray
     clustered: bool
 
     @classmethod
@@ -88,24 +88,35 @@ class Errors:
         columns = (problem.objective.derivatives(theta_p[None]).jacobian_Rpn[0][free][:, rows] * root).T
         norm = np.linalg.norm(columns, axis=0)
         basis, singular, _ = np.linalg.svd(columns[:, norm > 0] / norm[norm > 0], full_matrices=False)
-        units = np.arange(len(rows)) if labels is None else np.unique(labels[rows], return_inverse=True)[1]
-        means = np.eye(units.max() + 1)[units] * root[:, None]
         return cls(
             rows,
             root,
             residual * root,
             np.clip(residual, -threshold, threshold) * root,
             basis[:, singular > 1e-10 * singular[:1].sum()],
-            means / np.linalg.norm(means, axis=0),
+            np.arange(len(rows)) if labels is None else np.unique(labels[rows], return_inverse=True)[1],
             labels is not None,
         )
 
+    @property
+    def units(self) -> int:
+        return int(self.units_n.max()) + 1
+
+    def common(self, values: np.ndarray) -> np.ndarray:
+        """What of ``values`` [..., n] is equal within clusters, but for the weights: their projection."""
+        if self.units == len(self.units_n):
+            return values
+        order = np.argsort(self.units_n, kind="stable")
+        starts = np.searchsorted(self.units_n[order], np.arange(self.units))
+        sums = np.add.reduceat((values * self.root_n)[..., order], starts, axis=-1)
+        weights = np.bincount(self.units_n, self.root_n**2)
+        return (sums / weights)[..., self.units_n] * self.root_n
+
     def parts(self) -> tuple[Part, Part]:
         """What is common to clusters (all there is, where rows have none), and what differs within them."""
-        n, G = self.means.shape
-        between = float(((self.means.T @ self.basis) ** 2).sum())
-        within = self.basis.shape[1] - between
-        return Part(between, G - between), Part(within, n - G - within)
+        n, rank = self.basis.shape
+        between = float((self.common(self.basis.T) ** 2).sum())
+        return Part(between, self.units - between), Part(rank - between, n - self.units - (rank - between))
 
     def spare(self) -> dict[str, dict[str, float]]:
         """The parts as a card holds them, by what they are counted in."""
@@ -117,31 +128,32 @@ class Errors:
         """Errors as they may have been, in the objective's unit: [draws, count], 0 for rows without a weight."""
         rng = numpy_rng(seed, "laws", "wild")
         between, within = self.parts()
-        G = self.means.shape[1]
-        factors = rng.choice(_WEBB, size=(draws, G)) * rng.choice([-1.0, 1.0], size=(draws, G))
-        which = self.means.argmax(1)
-        errors = factors[:, which] * self.residual_n + self._taken(rng, draws)
-        common = (errors @ self.means) @ self.means.T
-        errors = common * between.factors(rng, draws, np.inf) + (errors - common) * within.factors(rng, draws, G - 1)
+        size = (draws, self.units)
+        factors = rng.choice(_WEBB, size=size) * rng.choice([-1.0, 1.0], size=size)
+        errors = factors[:, self.units_n] * self.residual_n + self._taken(rng, draws)
+        common = self.common(errors)
+        rest = (errors - common) * within.factors(rng, draws, self.units - 1)
         out = np.zeros((draws, count))
-        out[:, self.rows] = errors / self.root_n
+        out[:, self.rows] = (common * between.factors(rng, draws, np.inf) + rest) / self.root_n
         return out
 
     def _taken(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         """Normal noise with the covariance, within each cluster, that the residuals lack of the errors': [draws, n]."""
         between, within = self.parts()
-        common = self.means.T @ self.bounded_n
-        rest = self.bounded_n - self.means @ common
+        common = self.common(self.bounded_n)
+        rest = self.bounded_n - common
         outer, inner = between.mean_square(common @ common), within.mean_square(rest @ rest)
-        project = self.basis @ self.basis.T
-        half = project @ ((outer - inner) * self.means @ self.means.T + inner * np.eye(len(project)))
-        lacking = half + half.T - half @ project
-        out = np.empty((draws, len(project)))
-        which = self.means.argmax(1)
-        for g in range(self.means.shape[1]):
-            mine = np.flatnonzero(which == g)
-            size, vectors = np.linalg.eigh(lacking[np.ix_(mine, mine)])
-            out[:, mine] = (rng.normal(size=(draws, len(mine))) * np.sqrt(np.maximum(size, 0.0))) @ vectors.T
+        # HV + VH - HVH from V's product with the basis, of which only the clusters' own blocks are made.
+        spread = (outer - inner) * self.common(self.basis.T).T + inner * self.basis
+        half = spread - self.basis @ (self.basis.T @ spread) / 2
+        out = rng.normal(size=(draws, len(self.rows)))
+        if self.units == len(self.rows):
+            return out * np.sqrt(np.maximum(2 * (self.basis * half).sum(1), 0.0))
+        for unit in range(self.units):
+            mine = np.flatnonzero(self.units_n == unit)
+            block = self.basis[mine] @ half[mine].T
+            size, vectors = np.linalg.eigh(block + block.T)
+            out[:, mine] = (out[:, mine] * np.sqrt(np.maximum(size, 0.0))) @ vectors.T
         return out
 
 

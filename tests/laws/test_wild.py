@@ -31,10 +31,8 @@ def _row(truth):
 def linear(x, residual, labels=None):
     """Errors of a straight line's residuals."""
     units = np.arange(len(x)) if labels is None else labels
-    means = np.eye(units.max() + 1)[units]
     basis = np.linalg.qr(np.stack([np.ones(len(x)), x], axis=1))[0]
-    means /= np.linalg.norm(means, axis=0)
-    return Errors(np.arange(len(x)), np.ones(len(x)), residual, residual, basis, means, labels is not None)
+    return Errors(np.arange(len(x)), np.ones(len(x)), residual, residual, basis, units, labels is not None)
 
 
 @pytest.mark.parametrize("clustered", [False, True])
@@ -71,10 +69,35 @@ def test_errors_have_mean_zero_and_one_sign_within_a_cluster_that_the_fit_did_no
     labels = np.repeat(np.arange(6), 3)
     residual = np.repeat([1.0, -1.0, 1.0, -1.0, 1.0, -1.0], 3)
     bare = linear(np.arange(18.0), residual, labels)
-    unbent = Errors(bare.rows, bare.root_n, residual, residual, np.zeros((18, 0)), bare.means, True)
+    unbent = Errors(bare.rows, bare.root_n, residual, residual, np.zeros((18, 0)), labels, True)
     drawn = unbent.draw(2000, 0, 18).reshape(2000, 6, 3)
     np.testing.assert_allclose(drawn, drawn[:, :, :1] * np.ones(3), rtol=1e-9)
     assert abs(np.sign(drawn).mean()) < 0.03
+
+
+@pytest.mark.parametrize("labels", [None, np.repeat(np.arange(4), 5)])
+def test_residuals_and_what_they_lack_make_the_errors_covariance_within_clusters(labels):
+    """E[r r'] = (I - H) V (I - H), and V less that is what is added, for weighted rows too."""
+    rng = np.random.default_rng(0)
+    units, root = np.arange(20) if labels is None else labels, rng.uniform(0.5, 2, 20)
+    basis = np.linalg.qr(rng.normal(size=(20, 3)))[0]
+    errors = Errors(np.arange(20), root, *rng.normal(size=(2, 20)), basis, units, labels is not None)
+    means = np.eye(units.max() + 1)[units] * root[:, None]
+    means /= np.linalg.norm(means, axis=0)
+    between, within = errors.parts()
+    common = errors.common(errors.bounded_n)
+    np.testing.assert_allclose(common, means @ (means.T @ errors.bounded_n))
+    outer = between.mean_square(common @ common)
+    inner = within.mean_square(((errors.bounded_n - common) ** 2).sum())
+    V = outer * means @ means.T + inner * (np.eye(20) - means @ means.T)
+    left = np.eye(20) - basis @ basis.T
+    lacking = V - left @ V @ left
+    drawn = errors._taken(np.random.default_rng(1), 40_000)
+    for unit in range(units.max() + 1):
+        mine = np.flatnonzero(units == unit)
+        size, vectors = np.linalg.eigh(lacking[np.ix_(mine, mine)])
+        whole = (vectors * np.maximum(size, 0)) @ vectors.T
+        np.testing.assert_allclose(drawn[:, mine].T @ drawn[:, mine] / 40_000, whole, atol=0.03 * V.max())
 
 
 def test_parameters_are_counted_where_they_are_told():
