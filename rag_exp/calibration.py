@@ -6,7 +6,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from rag_exp.builders.embedding import embedding_trainer
 from rag_exp.config import RunConfig
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.encoders import passage_text
+from rag_exp.retrieval.speed import KMeans, Speed, Trial, kmeans_speed, trial_speed
 
 if TYPE_CHECKING:
     from rag_exp.builders.workers import Seat
@@ -121,6 +122,18 @@ def _tokens_per_second(encoder: Encoder, texts: Sequence[str], seconds: float) -
 def embedding_rates(configs: Mapping[str, RunConfig], seconds: float) -> dict[str, float]:
     """:func:`embedding_rate` of every encoder, which share the ``seconds``."""
     return {name: embedding_rate(config, seconds / len(configs)) for name, config in configs.items()}
+
+
+def index_speeds(measured: Iterable[Trial | KMeans], seconds: float) -> dict[Trial | KMeans, Speed | float]:
+    """How fast small indexes are filled and asked, and a round of each k-means, which share the ``seconds``."""
+    start, found = time.perf_counter(), {}
+    # K-means first, which take what they take; graphs last, which take what is left and are the truer for it.
+    waiting = sorted(measured, key=lambda unit: (isinstance(unit, Trial), getattr(unit, "walks", False), unit))
+    while waiting:
+        unit = waiting.pop(0)
+        share = (seconds - (time.perf_counter() - start)) / (len(waiting) + 1)
+        found[unit] = trial_speed(unit, share) if isinstance(unit, Trial) else kmeans_speed(unit)
+    return found
 
 
 def _texts(config: RunConfig) -> Iterator[str]:

@@ -8,12 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rag_exp.calibration import disk_rate, embedding_rates, matrix_rate
+from rag_exp.calibration import disk_rate, embedding_rates, index_speeds, matrix_rate
 from rag_exp.core.errors import ConfigError, did_you_mean
 from rag_exp.planning import PlanOptions, Rates, Stage, bytes_in_words, time_in_words
+from rag_exp.retrieval.speed import KMeans, Speed, Trial
 from rag_exp.stages import stages
 from rag_exp.study import Study
 
+_SHARES_OF_INDEXES = 4  # of the time of measuring: there are several kinds, and each is built
 _UNCOUNTED = "questions and their embeddings, tokenizer, tuning, ranking; training's activations"
 
 
@@ -58,7 +60,7 @@ def describe(plan: Study, options: PlanOptions) -> Iterator[str]:
         f"{options.questions:,.0f} questions of a whole split, {options.utilization:.0%} of the "
         "machine in training, reading and building indexes"
     )
-    yield from _said_rates(options, rates)
+    yield from _said_rates(options, rates, found)
     yield ""
     head = ("n", "stage", "disk", "memory", "FLOPs", "time", *(["shards"] if options.memory else []), "each by")
     rows = [head, *(_row(stage, count, rates, options) for stage, count in Counter(found).items())]
@@ -83,23 +85,43 @@ def measured_rates(plan: Study, options: PlanOptions, found: Sequence[Stage]) ->
     if not (embedding or by_flops):
         known = [config for p in plan.points for config in (p.config, p.config.ordering) if config.encoder is not None]
         measured = {name: config for config in known if (name := config.encoder.model_dump_json()) in encoders}
+    tried = set()
+    if options.flops_per_second is None and options.index_flops_per_second is None:
+        tried = {unit if isinstance(unit, KMeans) else unit[0] for s in found for unit, _ in s.work}
     missing = [options.flops_per_second, options.bytes_per_second].count(None) + bool(measured)
-    each = options.seconds / max(missing, 1)
+    each = options.seconds / max(missing + _SHARES_OF_INDEXES * bool(tried), 1)
     config = plan.points[0].config
     return Rates(
         flops=options.flops_per_second or matrix_rate(each, config.trainer.threads),
         bytes=options.bytes_per_second or disk_rate(each, config.paths.store),
         tokens=embedding or embedding_rates(measured, each),
+        index_flops=options.index_flops_per_second,
+        speeds=index_speeds(tried, _SHARES_OF_INDEXES * each) if tried else {},
     )
 
 
-def _said_rates(options: PlanOptions, rates: Rates) -> Iterator[str]:
+def _said_rates(options: PlanOptions, rates: Rates, found: Sequence[Stage]) -> Iterator[str]:
     how = {None: "measured here"}
     flops, disk = how.get(options.flops_per_second, "stated"), how.get(options.bytes_per_second, "stated")
     yield f"rates: {rates.flops:.3g} FLOPs a second ({flops}), {bytes_in_words(rates.bytes)} a second of disk ({disk})"
     if rates.tokens:
         said = ", ".join(f"{rate:,.0f}" for rate in dict.fromkeys(rates.tokens.values()))
         yield f"       {said} tokens embedded a second ({how.get(options.tokens_per_second, 'stated')})"
+    if rates.index_flops is not None:
+        yield f"       indexes and exact search by their FLOPs, {rates.index_flops:.3g} a second (stated)"
+    elif not rates.speeds and any(s.searches for s in found):
+        yield "       indexes and exact search by their FLOPs, at the same rate"
+    for unit, speed in rates.speeds.items():
+        yield f"       {_said_speed(unit, speed)} (measured here)"
+
+
+def _said_speed(unit: Trial | KMeans, speed: Speed | float) -> str:
+    if isinstance(speed, float):
+        return f"k-means {unit.dims} x {unit.centroids:,}, {unit.points:,} points: {1 / speed:.3g} FLOPs a second"
+    add, ask, compared = (f"{1e6 * value:.3g}" for value in (speed.add, speed.ask, speed.compare))
+    if unit.walks:
+        add, ask = f"{add} log2(M / 128)", f"{ask} log2(M / 128)"
+    return f"{unit.string} of {unit.dims} dimensions: us to add {add}, to ask {ask}, to compare {compared}"
 
 
 def _row(stage: Stage, count: int, rates: Rates, options: PlanOptions) -> tuple[str, ...]:

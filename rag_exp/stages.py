@@ -7,6 +7,7 @@ the largest corpus that reads them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rag_exp.config import RunConfig
 from rag_exp.core.errors import ConfigError
@@ -16,9 +17,11 @@ from rag_exp.models.flops import TokenCounts, forward_flops, training_flops
 from rag_exp.planning import BYTES_PER_NUMBER, Layout, PlanOptions, Stage, bytes_in_words, embedding_flops, layout
 from rag_exp.retrieval.embeddings import BLOCK_ROWS
 from rag_exp.retrieval.numbering import ROW_BYTES
+from rag_exp.retrieval.speed import EXACT, Trial
 from rag_exp.settings import Setting
 from rag_exp.study import Point, Study
 
+_ROW_BYTES = 4 * 4 + 4 * 8  # where four strings end; a document's end and words, an id's hash and row
 _TRAINING_BYTES = 16  # a parameter: weight, gradient and AdamW's two moments, float32
 
 
@@ -45,7 +48,7 @@ def _stages(point: Point, options: PlanOptions) -> Iterator[tuple[str, int, Stag
         setting = steps.train if role.startswith("train_") else steps.asked
         size = total if setting.size is None else min(setting.size, total)
         if step.kind == "passages":
-            yield step.key, 0, _passages(total, options)
+            yield step.key, 0, _passages(config, total, options)
         elif step.kind == "nearness":
             yield _vectors(step.parents), total, _embeddings(config.ordering, total, options)
             yield step.key, 0, _nearness(config.ordering, total, options)
@@ -80,7 +83,10 @@ def _whole_corpus(point: Point, store: Store, options: PlanOptions) -> int:
     return known
 
 
-def _passages(total: int, options: PlanOptions) -> Stage:
+def _passages(config: RunConfig, total: int, options: PlanOptions) -> Stage:
+    if config.corpus.kind == "points" and options.encoder_parameters is None:  # else they stand for texts
+        row = _ROW_BYTES + 3 * len(str(total - 1))  # id, document and text are its number
+        return Stage("passages", f"{total:,} x {row} bytes of a number", disk=total * row, moved=total * row)
     disk = total * options.tokens_per_passage * options.bytes_per_token
     formula = f"{total:,} x {options.tokens_per_passage:g} tokens x {options.bytes_per_token:g} bytes"
     return Stage("passages", formula, disk=disk, moved=disk)
@@ -94,6 +100,7 @@ def _nearness(config: RunConfig, total: int, options: PlanOptions) -> Stage:
         f"2 x {dims} x {total:,} x {options.questions:,.0f} queries",
         flops=2 * dims * total * options.questions,
         moved=config.encoder.bytes_per_number * dims * total,
+        searches=True,
     )
 
 
@@ -157,8 +164,12 @@ def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions)
     if sample:
         formula += f"; learnt from {known.train_points:,} vectors ({bytes_in_words(sample)}"
         formula += ", more than a machine holds)" if options.memory is not None and sample > options.memory else ")"
-    if flops:
-        formula += f"; {known.train_flops:.3g} + {size:,} x {known.add_flops:.3g} FLOPs"
+    if known.learning:
+        formula += f"; k-means {' + '.join(f'{k.flops:.3g} ({k.dims} x {k.centroids:,})' for k in known.learning)}"
+        formula += f" + rotation {known.turned_flops:.3g}" if known.turned_flops else ""
+        formula += f" + {size:,} x {known.add_flops:.3g} FLOPs"
+    if known.trial is not None and known.trial.walks:
+        formula += f"; each linked in by {known.trial.steps(size):.3g} steps"
     if not index.stores_vectors:
         formula += ", the embeddings themselves"
     shards = None
@@ -176,6 +187,9 @@ def _index(config: RunConfig, setting: Setting, size: int, options: PlanOptions)
         flops=flops,
         moved=disk + read if index.stores_vectors else 0,
         share=options.utilization,
+        work=known.build_work(size),
+        whole=known.whole_flops(size),
+        searches=True,
         shards=shards,
     )
 
@@ -218,18 +232,34 @@ def _searches(
     if step.kind != "tuning":
         queries = asked * setting.k if step.kind == "paths" else asked
         name = f"search {index.kind}" if step.kind == "topk" else f"second hop {index.kind}"
-        if known is None or known.query_flops is None:
-            yield step.key, 0, Stage(name, f"{queries:,.0f} queries: no formula", memory=None, flops=None)
-        else:
-            formula = f"{queries:,.0f} queries x {known.query_flops:.4g} FLOPs over {size:,}"
-            held, flops = known.bytes(size), queries * known.query_flops
-            most = index.kind == "hnsw" or (index.made_elsewhere and index.dial == "efSearch")
-            yield step.key, 0, Stage(name, formula, memory=held, flops=flops, at_most=most, moved=held)
+        yield step.key, 0, _search(name, index, known, queries, size)
     if known is not None and split != "train" and step.kind != "paths" and index.no_exact is None:
         flops, read = 2.0 * dims * size * asked, config.encoder.bytes_per_number * dims * size
         formula = f"2 x {dims} x {size:,} x {asked:,.0f} queries"
         key = f"exact {_vectors(step.parents['index'].parents)} {split} {asked:g}"
-        yield key, size, Stage("exact search", formula, flops=flops, moved=float(read))
+        work = (((Trial(EXACT, dims), "compare"), asked * size),)
+        yield key, size, Stage("exact search", formula, flops=flops, moved=float(read), work=work, searches=True)
+
+
+def _search(name: str, index: Any, known: Layout | None, queries: float, size: int) -> Stage:
+    asked = f"{queries:,.0f} queries"
+    if known is None:
+        return Stage(name, f"{asked}: no formula", memory=None, flops=None)
+    each = [] if known.query_flops is None else [f"{known.query_flops:.4g} FLOPs"]
+    if known.compared:
+        each.append(f"({f'{known.coarse:,} + ' if known.coarse else ''}{known.compared:,.5g} compared)")
+    why_not = "its dial is set first" if index.tuned else "no formula"
+    most = index.kind == "hnsw" or (index.made_elsewhere and index.dial == "efSearch")
+    return Stage(
+        name,
+        f"{asked} x {' '.join(each)} over {size:,}" if each else f"{asked} over {size:,}: {why_not}",
+        memory=known.bytes(size),
+        flops=None if known.query_flops is None else queries * known.query_flops,
+        at_most=most,
+        moved=known.bytes(size),
+        work=known.query_work(queries, size),
+        searches=True,
+    )
 
 
 def _vectors(parents: Mapping[str, Step]) -> str:

@@ -1,7 +1,9 @@
 """``rag-exp plan``: small cases by hand, and what it expects of a study against what the study's records measured."""
 
 import json
+import math
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from rag_exp.core.errors import ConfigError
 from rag_exp.plan import measured_rates, plan_options
 from rag_exp.planning import PlanOptions, Rates, Stage, embedding_flops, factory_layout, graph_layout, layout
 from rag_exp.retrieval.encoders import ENCODERS
+from rag_exp.retrieval.speed import COARSE, EXACT, FLAT, KMeans, Speed, Trial
 from rag_exp.stages import stages
 from rag_exp.study import expand
 
@@ -67,12 +70,19 @@ def test_product_codes_by_hand():
     plain, rotated = (factory_layout(s, 1, 1_000, 8) for s in ("IVF4,PQ2x4", "OPQ2_8,IVF4,PQ2x4"))
     assert rotated.learnt == plain.learnt + 8 * 8 * 4
     assert rotated.query_flops == plain.query_flops + 2 * 8 * 8
-    assert rotated.build_flops(1_000) is None
+    rounds = 2 * 8 * 256 * (40 + 49 * 4) + 50 * 2 * 2 * 8 * 8  # of k-means of 8 bits, and two products with a rotation
+    assert rotated.train_flops == plain.train_flops + 1_000 * rounds
+    assert rotated.add_flops == plain.add_flops + 2 * 8 * 8
+    narrow, thin = factory_layout("OPQ2_4,IVF4,PQ2x4", 1, 1_000, 8), factory_layout("IVF4,PQ2x4", 1, 1_000, 4)
+    assert narrow.learnt == thin.learnt + 8 * 4 * 4
+    assert narrow.add_flops == thin.add_flops + 2 * 8 * 4
+    assert factory_layout("PQ3", 1, 1_000, 8) is None  # which faiss does not make
 
 
 def test_a_tuned_dial_is_not_known_before():
     tuned = layout(index_of("index=ivf", "index.mode=iso_recall"), 10_000, 8)
     assert tuned.query_flops is None
+    assert tuned.query_work(1, 10_000) == ()
     assert tuned.bytes(10_000) > 0
     assert layout(index_of("index=bm25"), 10_000, 8) is None
     assert factory_layout("LSH", 1, 10_000, 8) is None
@@ -184,6 +194,66 @@ def test_time_is_arithmetic_and_what_is_moved():
     assert Stage("a", "", flops=200, moved=30, share=0.5).seconds(rates) == 7
     assert Stage("a", "", flops=200, moved=30, tokens=20, encoder="e").seconds(rates) == 7
     assert Stage("a", "", flops=None, moved=30).seconds(rates) is None
+
+
+SPEEDS = {
+    Trial("IVF64,PQ2", 8): Speed(0.5, 3, 0.25),
+    Trial("IVF64,RaBitQ", 8): Speed(0.5, 3, 0.25),
+    Trial("HNSW16", 8, "efConstruction=100,efSearch=64", 1): Speed(2, 4, 0),
+    Trial(COARSE, 8): Speed(0, 0, 0.125),
+    Trial(EXACT, 8): Speed(0, 0, 2),
+    KMeans(8, 256, 16_384): 1e-6,
+    KMeans(4, 256, 16_384): 1e-5,
+}
+
+
+@pytest.mark.parametrize("search", ["nprobe=8", "nprobe=512"])
+def test_time_of_lists_of_codes_by_what_was_measured(place, search):
+    words = [*POINTS, "corpus.points=16384", "questions.queries=10", "index=ivfpq", f"index.search='{search}'"]
+    found = planned(*words, "index.string='IVF256,PQ2'", utilization=0.5)
+    rates = Rates(flops=100, bytes=math.inf, tokens={}, speeds=SPEEDS)
+    (index,), (search_stage,), (exact,) = (named(found, n) for n in ("index ivfpq", "search ivfpq", "exact search"))
+    lists = 2 * 8 * 256 * 16_384 * (10 + 1)  # iterations, and once more for residuals
+    codes = 2 * 8 * 256 * 16_384 * 25
+    adding = 16_384 * (0.5 + 2 * 8 * 256 / (100 * 0.5))
+    assert index.seconds(rates) == pytest.approx(lists * 1e-6 + codes * 1e-5 + adding)
+    compared = min(int(search.removeprefix("nprobe=")), 256) * 64
+    assert search_stage.seconds(rates) == pytest.approx(10 * (3 + 256 * 0.125 + compared * 0.25))
+    assert exact.seconds(rates) == 10 * 16_384 * 2
+    stated = replace(rates, speeds={}, index_flops=10)  # by FLOPs, at a rate of their own
+    assert exact.seconds(stated) == 2 * 8 * 16_384 * 10 / 10
+    assert index.seconds(stated) == pytest.approx(index.flops / (10 * 0.5))
+
+
+def test_a_graph_takes_longer_with_the_logarithm_of_its_size(place):
+    words = [*POINTS, "corpus.points=1024", "questions.queries=10", "index=hnsw"]
+    rates = Rates(flops=1, bytes=math.inf, tokens={}, speeds=SPEEDS)
+    (index,), (search,) = (named(planned(*words), n) for n in ("index hnsw", "search hnsw"))
+    assert index.flops is None
+    assert index.seconds(rates) == 1024 * 2 * 3  # log2(1024 / 128)
+    assert search.seconds(rates) == 10 * 4 * 3
+
+
+def test_what_has_no_flops_has_bytes_and_a_time(place):
+    rates = Rates(flops=1, bytes=math.inf, tokens={}, speeds=SPEEDS)
+    words = [*POINTS, "corpus.points=16384", "index=rabitq"]
+    for more in ([], ["index.mode=iso_recall"]):
+        (index,), (search,) = (named(planned(*words, *more), n) for n in ("index rabitq", "search rabitq"))
+        assert search.memory == index.disk
+        assert search.flops is None
+        assert (search.seconds(rates) is None) == bool(more)
+
+
+def test_numbered_points_take_the_bytes_that_are_written(place):
+    from rag_exp.data.passages import write_passages
+
+    config = compose([*POINTS, "corpus.points=5000"]).run
+    Path("made").mkdir()
+    write_passages(config.corpus, config.passages, Path("made"))
+    (stage,) = named(planned(*POINTS, "corpus.points=5000"), "passages")
+    assert stage.disk == pytest.approx(sum(f.stat().st_size for f in Path("made").iterdir()), rel=0.1)
+    (texts,) = named(planned(*POINTS, "corpus.points=5000", encoder_parameters=1e6), "passages")
+    assert texts.disk == 5000 * 130 * 4.5  # for which they stand
 
 
 def test_what_runs_share_is_counted_once(place):
@@ -322,8 +392,13 @@ def test_stated_rates_measure_nothing_and_others_are_measured(place, monkeypatch
     assert measured_rates(study, plan_options([*STATED, "plan.tokens_per_second=7"], {}), found).tokens == {
         study.points[0].config.encoder.model_dump_json(): 7
     }
-    assert measured_rates(study, PlanOptions(bytes_per_second=3, encoder_parameters=5), found) == Rates(1.0, 3, {})
-    assert calls == ["flops"]
+    monkeypatch.setattr(room, "index_speeds", lambda units, s: calls.append(units) or dict.fromkeys(units, 5.0))
+    units = {Trial(FLAT, 8), Trial(EXACT, 8)}
+    measured = measured_rates(study, PlanOptions(bytes_per_second=3, encoder_parameters=5), found)
+    assert measured == Rates(1.0, 3, {}, speeds=dict.fromkeys(units, 5.0))
+    assert calls == ["flops", units]
+    slower = plan_options(["plan.index_flops_per_second=4", *STATED], {})
+    assert measured_rates(study, slower, found) == Rates(1e10, 1e8, {}, index_flops=4)
 
 
 @pytest.mark.parametrize("words", [POINTS, ["corpus=closed_world_tiny", "questions=closed_world_tiny"]])
@@ -333,6 +408,7 @@ def test_this_machine_is_measured(place, words):
     assert 1e8 < rates.flops < 1e15
     assert 1e5 < rates.bytes < 1e12
     assert list(rates.tokens) == [study.points[0].config.encoder.model_dump_json()]
+    assert all(s.seconds(rates) is not None for s in stages(study, PlanOptions()) if s.searches)
     assert min(rates.tokens.values()) > 100
     assert not [f for f in place.rglob("*") if f.is_file() and f.name != "digests.json"]  # nothing is kept
 
