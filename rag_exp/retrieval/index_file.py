@@ -22,7 +22,7 @@ from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 from rag_exp.retrieval.l2 import Lengths
 from rag_exp.retrieval.numbering import Numbering, PassageIds, rows_of
-from rag_exp.retrieval.results import SearchResult
+from rag_exp.retrieval.results import NOTHING, SearchResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,9 +117,11 @@ class File(VectorIndexOptions):
         """Which passage each of its vectors is.
 
         Raises:
-            DataError: vectors and passages do not match one to one.
+            DataError: vectors and passages do not match one to one, or a vector has the number of nothing found.
         """
         own_N, called_N = OpenFile(self.path).numbers()
+        if (own_N == NOTHING).any():
+            raise DataError(f"{self.path}: one of its vectors has the number {NOTHING}, by which faiss finds nothing.")
         return Numbering.of(own_N, rows_of(called_N, self.path, self.ids, passages))
 
     def refuse_change(self, known: Mapping[str, Any], found: Mapping[str, Any]) -> None:

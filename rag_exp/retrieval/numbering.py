@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.precomputed import named, read_names
+from rag_exp.retrieval.results import NOTHING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,13 +56,14 @@ class Numbering:
         return cls(rows_N, None if from_zero else numbers_N)
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """Rows of numbers of any shape; what is negative stays so."""
+        """Rows of numbers of any shape; of nothing (-1) nothing. Numbers below that are hashes, say."""
         import numpy as np
 
-        if not len(self.rows_N):
-            return numbers
-        places = numbers if self.numbers_N is None else np.searchsorted(self.numbers_N, numbers)
-        return np.where(numbers < 0, numbers, self.rows_N[np.maximum(places, 0)])
+        found = numbers != NOTHING
+        places = numbers[found] if self.numbers_N is None else np.searchsorted(self.numbers_N, numbers[found])
+        rows = np.full(numbers.shape, NOTHING, np.int64)
+        rows[found] = self.rows_N[places]
+        return rows
 
     def selector(self, first: int) -> Any:
         """faiss's selection of the vectors of the first ``first`` rows."""

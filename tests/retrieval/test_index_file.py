@@ -265,6 +265,29 @@ def test_a_selection_is_of_the_first_rows(vectors, string, spread):
     assert (recall_against(found, exact, 10, False) or 0) > (0.99 if "Flat" in string else 0.5)
 
 
+@pytest.mark.parametrize("string", ["IDMap,Flat", "IVF4,Flat"])
+def test_numbers_below_zero_are_numbers(vectors, string):
+    """Hashes of 64 bits, as they come where they have a sign."""
+    numbers = -2 - np.random.default_rng(3).permutation(PASSAGES)
+    write("made.faiss", string, vectors, numbers)
+    Path("made.txt").write_text("\n".join(map(str, numbers.tolist())))
+    index, ordered = opened(vectors, search="" if "IVF" not in string else "nprobe=4")
+    found, exact = index.search(ordered[::9], 5), exact_topk(ordered[::9], [ordered], 5)
+    np.testing.assert_array_equal(found.ids_QK, exact.ids_QK)
+    assert not index.search(ordered[:2], PASSAGES + 1).mask_QK[:, -1].any()
+    index.select(200)
+    np.testing.assert_array_equal(
+        index.search(ordered[::9], 5).ids_QK, exact_topk(ordered[::9], [ordered[:200]], 5).ids_QK
+    )
+
+
+def test_a_vector_with_the_number_of_nothing_is_refused(vectors):
+    write("made.faiss", "IVF4,Flat", vectors, np.arange(PASSAGES) - 1)
+    Path("made.txt").write_text("\n".join(map(str, range(-1, PASSAGES - 1))))
+    with pytest.raises(DataError, match="has the number -1"):
+        opened(vectors)
+
+
 @pytest.mark.parametrize(("string", "dial"), [("HNSW4", "efSearch"), ("PQ4x4", "rescore"), ("Flat", None)])
 def test_the_dial_is_that_of_its_type(vectors, string, dial):
     write("made.faiss", string, vectors)
