@@ -24,7 +24,8 @@ from rag_exp.retrieval.selection import search_assigned, selecting
 if TYPE_CHECKING:
     import numpy as np
 
-_PARAMETERS = re.compile(r"\s*\w+\s*=\s*[\w.+-]+\s*(,\s*\w+\s*=\s*[\w.+-]+\s*)*")
+_PARAMETER = r"\s*\w+\s*=\s*\d+(\.\d+)?(e[+-]?\d+)?\s*"
+_PARAMETERS = re.compile(rf"{_PARAMETER}(,{_PARAMETER})*")
 _TIE_PLACES = 1 << 22  # places of results held at once while ties at rank k are settled
 ADD_ROWS = 65_536  # vectors are added in blocks of this size, so that a build never depends on how they were stored
 

@@ -109,6 +109,7 @@ def test_strings_that_mean_nothing_here_are_refused():
         (Factory(string="LSH"), "compares bits"),
         (IVFPQ(search="nprobes=4"), "does not take 'nprobes=4'"),
         (IVFPQ(search="nprobe=4;efSearch=3"), "is no list of parameters"),
+        (IVFPQ(search="nprobe=4x"), "is no list of parameters"),
         (Hybrid(dense=Factory(string="LSH"), lexical=BM25()), "index.dense.string: LSH"),
     ],
 )
