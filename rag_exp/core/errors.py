@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class RagExpError(Exception):
@@ -25,6 +26,9 @@ class ConfigError(RagExpError):
         count = len(self.problems)
         head = "1 problem in the configuration" if count == 1 else f"{count} problems in the configuration"
         super().__init__(head + ":\n" + "\n".join(f"  - {p}" for p in self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # by which it comes whole out of another process
+        return type(self), (self.problems,), self.__dict__
 
 
 class DataError(RagExpError):
