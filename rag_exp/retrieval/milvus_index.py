@@ -16,7 +16,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -121,7 +121,8 @@ class Milvus(VectorIndexOptions):
             client = self._indexed(client, facts["collection"], home)
         except BaseException:
             if home is None:  # nothing would know of it
-                client.drop_collection(facts["collection"])
+                with suppress(Exception):  # what it failed of is told, not that it cannot be dropped either
+                    client.drop_collection(facts["collection"])
             raise
         if home is None:
             facts |= {"bytes": None, "bytes_reason": "a server does not tell what it stores for a collection"}

@@ -114,3 +114,24 @@ def test_problems_are_known_before_the_build(monkeypatch):
     assert Milvus(type="IVF_FLAT").problems(3) == []
     with pytest.raises(ValidationError):
         Milvus(type="DISKANN")
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_a_build_failed_of_is_told_where_its_collection_cannot_be_dropped_either(shard_files, monkeypatch):
+    from pymilvus import MilvusException
+
+    asked = []
+
+    class Lost:
+        def drop_collection(self, name):
+            asked.append(name)
+            raise MilvusException(message=SECRET)
+
+    def fill(self, client, collection, content):
+        raise DataError("Milvus refuses: the disk is full")
+
+    monkeypatch.setattr(Milvus, "_client", lambda self, home: Lost())
+    monkeypatch.setattr(Milvus, "_fill", fill)
+    with pytest.raises(DataError, match="the disk is full"):
+        Milvus(engine="cluster", type="FLAT").create([shard_files.clustered(10)], 0)
+    assert len(asked) == 1
