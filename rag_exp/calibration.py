@@ -89,7 +89,8 @@ def embedding_rate(config: RunConfig, seconds: float) -> float:
                 return _tokens_per_second(made, texts, seconds)
         with Workers(devices, shared_threads(trainer.threads, len(devices))) as processes:
             create = partial(config.encoder.create, folder, size, 0)
-            each = [(create, texts[n :: len(devices)], seconds, len(devices)) for n in range(len(devices))]
+            parts = [texts[n :: len(devices)] or texts for n in range(len(devices))]
+            each = [(create, part, seconds, len(devices)) for part in parts]
             return sum(processes.map(_rate_beside_others, each, lambda _: None))
 
 
@@ -100,8 +101,10 @@ def _rate_beside_others(
     import torch
 
     torch.set_num_threads(seat.threads)
-    made = create().to(seat.device)
-    seat.count(1)
+    try:
+        made = create().to(seat.device)
+    finally:
+        seat.count(1)  # or the others would wait for one that cannot be ready
     while seat.done.value < processes:
         time.sleep(0.01)
     return _tokens_per_second(made, texts, seconds)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import time
 from dataclasses import replace
 from importlib.util import find_spec
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from rag_exp import cli
-from rag_exp.calibration import embedding_rate
+from rag_exp.builders.workers import Seat
+from rag_exp.calibration import _rate_beside_others, embedding_rate
 from rag_exp.config import compose
 from rag_exp.core.errors import ConfigError
 from rag_exp.plan import measured_rates, plan_options
@@ -426,3 +428,21 @@ def test_embedding_is_measured_by_as_many_processes_as_share_it(place, monkeypat
     config = expand([*POINTS, "corpus.points=300", "trainer.embedders=2"]).points[0].config
     assert embedding_rate(config, 0.05) > 100
     assert [len(texts) for _, texts, *_ in asked] == [150, 150]
+
+
+def test_of_a_corpus_with_fewer_passages_than_processes_each_embeds_some(place, monkeypatch):
+    from rag_exp.builders.workers import Workers
+
+    monkeypatch.setattr(Workers, "map", lambda self, work, tasks, progress: [len(texts) for _, texts, *_ in tasks])
+    config = expand([*POINTS, "corpus.points=2", "retrieval.k=2", "trainer.embedders=3"]).points[0].config
+    assert embedding_rate(config, 0.05) == 1 + 1 + 2
+
+
+def test_a_process_that_cannot_begin_keeps_no_other_waiting():
+    def create():
+        raise MemoryError
+
+    seat = Seat("cpu", 1, multiprocessing.Value("q", 0))
+    with pytest.raises(MemoryError):
+        _rate_beside_others(seat, create, ["a"], 0.05, 2)
+    assert seat.done.value == 1
