@@ -189,7 +189,7 @@ def layout(options: Any, size: int, dims: int, bytes_per_number: int = BYTES_PER
         derived = options.derived(size)
         found = factory_layout(f"IVF{derived['nlist']},Flat", derived.get("nprobe", 1), size, dims, least_points=1)
     elif hasattr(options, "string"):
-        probe = re.search(r"nprobe=(\d+)", options.search)
+        probe = re.search(r"\bnprobe=(\d+)", options.search)
         found = factory_layout(options.filled(size, dims), int(probe[1]) if probe else 1, size, dims)
     elif options.kind == "file":
         found = file_layout(describe(options.path), options.search, size)
@@ -207,7 +207,7 @@ def file_layout(known: FaissFile, search: str, size: int) -> Layout:
         search: faiss's search parameters, in front of those in the file.
         size: passages that a search is held to.
     """
-    given = re.search(rf"{known.dial}=(\d+)", search)
+    given = re.search(rf"\b{known.dial}=(\d+)", search)
     value = int(given[1]) if given else known.set_to
     compared: float = size
     if known.lists and value:

@@ -261,7 +261,7 @@ class PassageTable:
         if self.stats["gold_documents"] is None:
             return rows  # this is hash order
         documents = np.searchsorted(self.doc_ends, rows, side="right")
-        places = np.load(self.folder / "hash_place.npy", allow_pickle=False)[documents]
+        places = np.load(self.folder / "hash_place.npy", mmap_mode="r", allow_pickle=False)[documents]
         return rows - self.doc_ends[documents] + by_hash.doc_ends[places]  # as far from its document's end
 
     def ids_digest(self, size: int) -> str:
