@@ -40,10 +40,10 @@ from typing import Any
 import numpy as np
 from bench_memory import Peak, resident
 
-from rag_exp.retrieval.embeddings import write_vectors
 from rag_exp.retrieval.faiss_index import FaissIndex
 from rag_exp.retrieval.index import IndexOptions
 from rag_exp.retrieval.sharded import ShardPlace
+from rag_exp.retrieval.vector_file import write_vectors
 
 Side = Callable[[], object]
 K = 20

@@ -16,7 +16,7 @@ from rag_exp.builders import embedding, parents, retrieval
 from rag_exp.core.errors import DataError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.store import Store
-from rag_exp.retrieval import embeddings
+from rag_exp.retrieval import embeddings, vector_file
 from rag_exp.retrieval.encoder import Encoder
 from rag_exp.retrieval.results import SearchResult
 from rag_exp.steps import plan_run
@@ -185,6 +185,28 @@ def test_embedding_that_was_killed_goes_on_after_the_last_whole_shard(tmp_path, 
     np.testing.assert_array_equal(SearchResult.load(found.path).ids_QK, SearchResult.load(whole.path).ids_QK)
 
 
+def test_a_shard_that_was_killed_goes_on_after_its_last_marked_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "BLOCK_ROWS", 300)
+    monkeypatch.setattr(vector_file, "MARK_EVERY", 0.0)
+    step = plan_run(configs.compose(["debug=tiny"]).run, ContentDigests()).roles["index"]
+    Store(tmp_path / "whole").ensure(step)
+    encode, read = Encoder.encode_counted, []
+
+    def dies(self, texts, role, progress=None):
+        read.extend([len(texts)] * (role == "passage"))
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return encode(self, texts, role, progress)
+
+    monkeypatch.setattr(Encoder, "encode_counted", dies)
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path / "killed").ensure(step)
+    Store(tmp_path / "killed").ensure(step)
+    assert read[:4] == [300] * 4, "two blocks, the one that was not finished, and that one again"
+    assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
+    assert sum(read) - 300 == next(iter(shards(tmp_path / "whole").values()))[1]["passages"]
+
+
 def shards(root):
     """The vectors' file and what was noted of every shard of embeddings below ``root``, by its artifact's key."""
     records = [json.loads(file.read_text()) for file in sorted((root / "objects").glob("embeddings/*/artifact.json"))]
@@ -211,17 +233,19 @@ def test_processes_that_share_embedding_write_the_same_and_one_that_dies_is_told
     start = BaseProcess.start
     monkeypatch.setattr(BaseProcess, "start", lambda process: (started.append(process), start(process)))
 
-    def after_a_kill(job, devices, ticker):
+    def after_a_kill(job, devices):
         if job.first:
             for process in started:
                 process.kill()
                 process.join()
-        return share(job, devices, ticker)
+        return share(job, devices)
 
     store = Store(tmp_path / "shared")
     with monkeypatch.context() as patch:
         patch.setattr(embedding.EmbedJob, "_shared", after_a_kill)
-        with pytest.raises(DataError, match=r"Passages 500 to 999 .* the 2 processes .* died .*trainer\.embedders"):
+        with pytest.raises(
+            DataError, match=r"Passages 500 to 999 .* the 2 processes that shared them died .*trainer\.embedders"
+        ):
             store.ensure(shared.roles["index"])
     assert len(shards(store.root)) == 1
     assert not list((store.root / "tmp").glob("*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from rag_exp.core.errors import DataError
 from rag_exp.core.store import Build, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from rag_exp.data.passages import PassageTable
     from rag_exp.retrieval.encoder import Encoder
     from rag_exp.retrieval.encoders import EncoderOptions
+    from rag_exp.retrieval.vector_file import GrowingVectors
     from rag_exp.training.options import TrainerOptions
-    from rag_exp.training.progress import Ticker
 
 _READ_ROWS = 8_192
 
@@ -54,6 +55,7 @@ def embeddings(config: RunConfig, shard: int, known: Callable[[int], Step] | Non
         first=shard * SHARD_ROWS,
         end=min((shard + 1) * SHARD_ROWS, size),
         folder=build.folder.resolve(),
+        partial=build.partial.resolve(),
         trainer=embedding_trainer(config),
     )
     build.stats |= run_on(config.retrieval.on_ray, job)
@@ -69,9 +71,10 @@ def _looked_up(config: RunConfig, table: PassageTable, first: int, folder: Path)
     """Write the vectors of a shard that were made elsewhere."""
     import numpy as np
 
-    from rag_exp.retrieval.embeddings import embedding_stats, write_vectors
+    from rag_exp.retrieval.embeddings import embedding_stats
     from rag_exp.retrieval.exact import as_vectors
     from rag_exp.retrieval.precomputed import PrecomputedVectors
+    from rag_exp.retrieval.vector_file import VECTORS, write_vectors
 
     start = time.perf_counter()
     known = PrecomputedVectors(config.encoder.passages, config.encoder.passage_ids, "passage")
@@ -80,7 +83,7 @@ def _looked_up(config: RunConfig, table: PassageTable, first: int, folder: Path)
     ids = (table.ids(np.arange(at, min(at + _READ_ROWS, end))) for at in starts)
     vectors = (as_vectors(block, first_row=at) for at, block in zip(starts, known.blocks(ids), strict=True))
     shape = (end - first, known.dims)
-    write_vectors(folder / "vectors.npy", shape, vectors, config.encoder.storage, first)
+    write_vectors(folder / VECTORS, shape, vectors, config.encoder.storage, first)
     return embedding_stats(shape, tokens=0, flops=0, seconds=time.perf_counter() - start)
 
 
@@ -92,7 +95,8 @@ def _moved(config: RunConfig, known: Callable[[int], Step], first: int, build: B
     import numpy as np
 
     from rag_exp.data.passages import PassageTable
-    from rag_exp.retrieval.embeddings import embedding_stats, take_vectors, write_vectors
+    from rag_exp.retrieval.embeddings import embedding_stats, take_vectors
+    from rag_exp.retrieval.vector_file import VECTORS, write_vectors
 
     table, by_hash = passage_table(build), PassageTable.open(build.ensure(known(0).parents["passages"]).path)
     blocks, made = vector_blocks(config, build, known, len(table))
@@ -100,7 +104,7 @@ def _moved(config: RunConfig, known: Callable[[int], Step], first: int, build: B
     ranges = (np.arange(at, min(at + _READ_ROWS, end)) for at in range(first, end, _READ_ROWS))
     vectors = (take_vectors(blocks, table.rows_in(by_hash, rows)) for rows in ranges)
     shape = (end - first, blocks[0].shape[1])
-    write_vectors(build.folder / "vectors.npy", shape, vectors, config.encoder.storage, first)
+    write_vectors(build.folder / VECTORS, shape, vectors, config.encoder.storage, first)
     tokens, flops = (round(sum(a.stats[name] for a in made) * shape[0] / len(table)) for name in ("tokens", "flops"))
     return embedding_stats(shape, tokens, flops, time.perf_counter() - start)
 
@@ -112,6 +116,7 @@ class EmbedJob:
     Attributes:
         encoder, weights, tokenizer: the encoder's options and what it is loaded from.
         passages: of a :class:`~rag_exp.data.passages.PassageTable`.
+        partial: where they are in the making: what a killed process left there is gone on with.
         trainer: device and threads, as they are where the job is done.
     """
 
@@ -122,6 +127,7 @@ class EmbedJob:
     first: int
     end: int
     folder: Path
+    partial: Path
     trainer: TrainerOptions
 
     def build(self) -> dict[str, Any]:
@@ -133,46 +139,71 @@ class EmbedJob:
         Raises:
             DataError: a vector is not finite (its passage is named), or a process that shared the work died.
         """
-        from rag_exp.training.progress import Ticker
-
         devices = self.trainer.embedding_devices()
-        label = f"embedding from passage {self.first:,}" + (f" by {len(devices)}" if len(devices) > 1 else "")
-        with Ticker(label, self.end - self.first, self.trainer.progress, "passages") as ticker:
-            return self._alone(ticker) if len(devices) == 1 else self._shared(devices, ticker)
+        return self._alone() if len(devices) == 1 else self._shared(devices)
 
-    def _alone(self, ticker: Ticker) -> dict[str, Any]:
+    def _alone(self) -> dict[str, Any]:
         import numpy as np
 
         from rag_exp.data.passages import PassageTable
-        from rag_exp.retrieval.embeddings import embed_passages
+        from rag_exp.retrieval.embeddings import encoded
 
-        table, count = PassageTable.open(self.passages), self.end - self.first
-        starts = range(self.first, self.end, _READ_ROWS)
-        texts = (pair for at in starts for pair in table.texts(np.arange(at, min(at + _READ_ROWS, self.end))))
-        with on_device(self.trainer, self.encoder.load(self.weights, self.tokenizer)) as made:
-            return embed_passages(made, texts, count, self.folder, ticker.at, self.encoder.storage, self.first)
+        table = PassageTable.open(self.passages)
+        with (
+            on_device(self.trainer, self.encoder.load(self.weights, self.tokenizer)) as made,
+            self._growing(made.dims) as (out, progress),
+        ):
+            first = self.first + out.rows
+            starts = range(first, self.end, _READ_ROWS)
+            texts = (pair for at in starts for pair in table.texts(np.arange(at, min(at + _READ_ROWS, self.end))))
+            for vectors, tokens in encoded(made, texts, first, progress):
+                out.add(vectors, tokens)
+            return self._finished(out, made.flops(out.tokens, out.rows))
 
-    def _shared(self, devices: tuple[str, ...], ticker: Ticker) -> dict[str, Any]:
+    def _shared(self, devices: tuple[str, ...]) -> dict[str, Any]:
         from concurrent.futures.process import BrokenProcessPool
 
         from rag_exp.builders.workers import workers
-        from rag_exp.retrieval.embeddings import BLOCK_ROWS, embedding_stats, write_embeddings
+        from rag_exp.retrieval.embeddings import BLOCK_ROWS
         from rag_exp.training.threads import shared_threads
 
-        start, shape = time.perf_counter(), (self.end - self.first, self.encoder.known_dims())
-        tasks = [(self, at, min(at + BLOCK_ROWS, self.end)) for at in range(self.first, self.end, BLOCK_ROWS)]
         try:
-            with workers(devices, shared_threads(self.trainer.threads, len(devices))) as processes:
-                blocks = processes.map(_encode, tasks, ticker.at)
-                tokens = write_embeddings(blocks, shape, self.folder, self.encoder.storage, self.first)
-                flops = processes.ask(_flops, self, tokens, shape[0])
+            with (
+                self._growing(self.encoder.known_dims(), len(devices)) as (out, progress),
+                workers(devices, shared_threads(self.trainer.threads, len(devices))) as processes,
+            ):
+                first = self.first + out.rows
+                tasks = [(self, at, min(at + BLOCK_ROWS, self.end)) for at in range(first, self.end, BLOCK_ROWS)]
+                for vectors, tokens in processes.map(_encode, tasks, progress):
+                    out.add(vectors, tokens)
+                return self._finished(out, processes.ask(_flops, self, out.tokens, out.rows))
         except BrokenProcessPool as e:
             raise DataError(
-                f"Passages {self.first:,} to {self.end - 1:,} are not embedded: one of the {len(devices)} processes "
-                "that shared them died (killed, or out of memory?). Shards before them are kept: run it again, with a "
-                "smaller trainer.embedders if memory was short."
+                f"Passages {self.first:,} to {self.end - 1:,} are not all embedded: one of the {len(devices)} "
+                "processes that shared them died (killed, or out of memory?). What was whole is kept: run it again, "
+                "with a smaller trainer.embedders if memory was short."
             ) from e
-        return embedding_stats(shape, tokens, flops, time.perf_counter() - start)
+
+    @contextmanager
+    def _growing(self, dims: int, processes: int = 1) -> Iterator[tuple[GrowingVectors, Callable[[int], None]]]:
+        """The vectors in the making, and what is to be told how many passages this process has done."""
+        from rag_exp.retrieval.vector_file import GrowingVectors
+        from rag_exp.training.progress import Ticker
+
+        count = self.end - self.first
+        label = f"embedding from passage {self.first:,}" + (f" by {processes}" if processes > 1 else "")
+        with (
+            GrowingVectors(self.partial, (count, dims), self.encoder.storage, self.first) as out,
+            Ticker(label, count, self.trainer.progress, "passages", start=out.rows) as ticker,
+        ):
+            before = out.rows
+            yield out, lambda done: ticker.at(before + done)
+
+    def _finished(self, out: GrowingVectors, flops: int) -> dict[str, Any]:
+        from rag_exp.retrieval.embeddings import embedding_stats
+
+        out.finish(self.folder)
+        return embedding_stats(out.shape, out.tokens, flops, out.seconds)
 
 
 def _encode(seat: Seat, job: EmbedJob, first: int, end: int) -> tuple[np.ndarray, int]:

@@ -1,8 +1,7 @@
-"""Passage vectors on disk: written block by block, opened without reading them."""
+"""Passage vectors: encoded block by block, and opened from disk without reading them."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.encoders import Storage, passage_text
+from rag_exp.retrieval.vector_file import VECTORS, GrowingVectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,11 +48,11 @@ def embed_passages(
         DataError: more or fewer passages than ``count``, or a vector that is not finite, or beyond ``storage`` (the
             row is named).
     """
-    start = time.perf_counter()
-    blocks = _encoded(encoder, passages, first_row, progress)
-    tokens = write_embeddings(blocks, (count, encoder.dims), folder, storage, first_row)
-    flops = encoder.flops(tokens, count)
-    return embedding_stats((count, encoder.dims), tokens, flops, time.perf_counter() - start)
+    with GrowingVectors(folder, (count, encoder.dims), storage, first_row, resume=False) as out:
+        for vectors, tokens in encoded(encoder, passages, first_row, progress):
+            out.add(vectors, tokens)
+        out.finish(folder)
+    return embedding_stats(out.shape, out.tokens, encoder.flops(out.tokens, count), out.seconds)
 
 
 def encode_block(
@@ -70,70 +70,9 @@ def encode_block(
         raise
 
 
-def write_embeddings(
-    blocks: Iterable[tuple[np.ndarray, int]], shape: tuple[int, int], folder: Path, storage: Storage, first_row: int
-) -> int:
-    """Write encoded ``blocks``, in their order, to ``folder/vectors.npy``, [rows, D] as ``shape`` says.
-
-    Returns:
-        the tokens of all of them.
-
-    Raises:
-        DataError: as :func:`embed_passages`.
-    """
-    from rag_exp.retrieval.exact import as_vectors
-
-    count, done, tokens = shape[0], 0, 0
-
-    def finite() -> Iterator[np.ndarray]:
-        nonlocal done, tokens
-        for vectors, read in blocks:
-            if done + len(vectors) > count:
-                raise DataError(f"{folder}: more passages than the {count} that were announced.")
-            yield as_vectors(vectors, first_row=first_row + done)
-            done, tokens = done + len(vectors), tokens + read
-
-    folder.mkdir(parents=True, exist_ok=True)
-    write_vectors(folder / "vectors.npy", shape, finite(), storage, first_row)
-    if done != count:
-        raise DataError(f"{folder}: {done} passages came, {count} were announced.")
-    return tokens
-
-
 def embedding_stats(shape: tuple[int, int], tokens: int, flops: int, seconds: float) -> dict[str, Any]:
     """What is noted of embeddings: ``passages``, ``dims``, ``tokens``, ``flops``, ``encode_seconds``."""
     return {"passages": shape[0], "dims": shape[1], "tokens": tokens, "flops": flops, "encode_seconds": seconds}
-
-
-def write_vectors(
-    file: Path,
-    shape: tuple[int, int],
-    blocks: Iterable[np.ndarray],
-    storage: Storage = "float32",
-    first_row: int = 0,
-) -> None:
-    """Write ``blocks`` one after the other as one ``.npy`` file, [rows, D] as ``shape`` says.
-
-    Plain writes, because a full disk raises ``OSError`` from them; under a memory map it kills the process (SIGBUS).
-
-    Raises:
-        DataError: a number is too large for float16 (its row is named, the first one ``first_row``).
-    """
-    import numpy as np
-
-    number, row = np.dtype(storage).newbyteorder("<"), first_row
-    with open(file, "wb") as out:
-        np.lib.format.write_array_header_1_0(out, {"descr": number.str, "fortran_order": False, "shape": shape})
-        for block in blocks:
-            with np.errstate(over="ignore"):
-                stored = np.ascontiguousarray(block, number)
-            if storage == "float16" and not (finite := np.isfinite(stored).all(axis=1)).all():
-                raise DataError(
-                    f"encoder.storage: float16 ends at 65,504, and the vector of passage {row + int(finite.argmin())} "
-                    "goes beyond: use float32, or an encoder of unit vectors."
-                )
-            out.write(stored.data)
-            row += len(stored)
 
 
 def storage_of(blocks: Sequence[np.ndarray]) -> Storage:
@@ -141,13 +80,13 @@ def storage_of(blocks: Sequence[np.ndarray]) -> Storage:
     return "float16" if blocks and all(block.dtype == "float16" for block in blocks) else "float32"
 
 
-def _encoded(
+def encoded(
     encoder: Encoder,
     passages: Iterable[tuple[str, str]],
     first_row: int,
     progress: Callable[[int], None] | None,
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Vectors and tokens of ``passages``, a block at a time."""
+    """Vectors and tokens of ``passages``, a block at a time; an error says which it met, the first ``first_row``."""
     left, done = iter(passages), 0
     while block := list(islice(left, BLOCK_ROWS)):
         more = None if progress is None else lambda count, before=done: progress(before + count)
@@ -169,7 +108,7 @@ def load_blocks(folders: Sequence[Path], size: int) -> list[np.ndarray]:
         if left <= 0:
             break
         try:
-            shard = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+            shard = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as e:
             raise DataError(f"{folder}: no readable embeddings there ({e}).") from e
         blocks.append(shard[:left])

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rag_exp.core.errors import DataError
-from rag_exp.retrieval.embeddings import storage_of, write_vectors
+from rag_exp.retrieval.embeddings import storage_of
 from rag_exp.retrieval.exact import as_vectors, exact_topk
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, VectorIndexOptions, check_width
 from rag_exp.retrieval.results import SearchResult
+from rag_exp.retrieval.vector_file import write_vectors
 
 if TYPE_CHECKING:
     import numpy as np

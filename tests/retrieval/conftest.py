@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from rag_exp.data.tokenizer import train_bpe
-from rag_exp.retrieval.embeddings import write_vectors
 from rag_exp.retrieval.encoders import passage_text
 from rag_exp.retrieval.index import IndexOptions
 from rag_exp.retrieval.sharded import ShardJob, ShardPlace, Share
+from rag_exp.retrieval.vector_file import write_vectors
 
 FIELDS = ("capital", "highest point", "area", "climate")
 SYLLABLES = ("ba", "ke", "li", "mo", "nu", "ra", "si", "to", "vu", "ze", "dor", "gan", "hil", "pol", "wen", "yar")

@@ -8,12 +8,13 @@ import torch
 
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval import embeddings, flat
-from rag_exp.retrieval.embeddings import embed_passages, load_blocks, take_vectors, write_vectors
+from rag_exp.retrieval.embeddings import embed_passages, load_blocks, take_vectors
 from rag_exp.retrieval.encoders import Static, passage_text
 from rag_exp.retrieval.exact import exact_topk
 from rag_exp.retrieval.fidelity import true_scores
 from rag_exp.retrieval.flat import Flat
 from rag_exp.retrieval.static import StaticEncoder
+from rag_exp.retrieval.vector_file import write_vectors
 
 
 @pytest.fixture
