@@ -257,8 +257,8 @@ def _costs(rows: pd.DataFrame, surface: Surface, options: FrontierOptions) -> Co
     index = surface.given.get("index") or (surface.law.rows.get("exact") or [None])[0]
     if index not in set(rows["index"]):
         index = None
-    queries = options.queries if options.queries is not None else float(rows["questions"].median())
-    return costs_of_records(rows, index, **{**options.costs, "queries": queries})
+    queries = float(rows["questions"].median()) if options.queries is None else options.queries
+    return costs_of_records(rows, index, **{"queries": queries, **options.costs})
 
 
 def _plain(found: pd.DataFrame) -> pd.DataFrame:

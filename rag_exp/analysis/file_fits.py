@@ -15,7 +15,7 @@ from rag_exp.analysis.study_fits import StudyFit, StudyFits, details, summary
 from rag_exp.core.errors import ConfigError, DataError, LawError, did_you_mean
 from rag_exp.core.fingerprint import digest
 from rag_exp.core.options import Options
-from rag_exp.laws.options import Draws, LawOptions, Loss
+from rag_exp.laws.options import Draws, LawOptions, Level, Loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ class FileFit(Options):
     resample: Literal["case", "cluster", "wild"] | None = Field(
         None, description="cluster where one is named (wild where there are fewer than eight), else case"
     )
-    level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
+    level: Level = Field(0.95, description="of the intervals")
     acceptable: float = Field(
         LawOptions().acceptable,
         ge=1,

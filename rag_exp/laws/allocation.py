@@ -67,14 +67,14 @@ def frontier(
 
     Raises:
         LawError: the law has no N, ``costs`` lack a constant that is needed or name one that there is not, a budget is
-            not positive, or a cap is on no axis of the law or below all that is looked at.
+            not positive, ``reach`` is below 0, or a cap is on no axis of the law or below all that is looked at.
     """
     import pandas as pd
 
     surface = surface_of(law)
     costs = _at_held(costs if isinstance(costs, Costs) else Costs(**costs), surface)
     budgets_B = np.sort(numbers(np.atleast_1d(budgets), "budgets"))
-    _check(surface, costs, budgets_B)
+    _check(surface, costs, budgets_B, reach)
     search = _Search(surface, costs, reach, caps or {})
     best = search.run(budgets_B, draws=False)
     replicated = [s for s in (surface, *alternatives(surface)) if s.replicated]
@@ -148,7 +148,7 @@ class _Search:
             if axis not in self.limits:
                 raise LawError(f"There is a cap on {axis}, which is no axis of the law ({', '.join(self.limits)}).")
             low, high = self.limits[axis]
-            if cap < low:
+            if not cap >= low:
                 raise LawError(f"{axis} is capped at {cap:g}, below all that is looked at (from {low:.3g}).")
             if cap <= high:
                 self.caps[axis] = cap
@@ -229,6 +229,7 @@ class _Search:
                 break
             half_A = half_A * shrink
         axes = self._axes({a: np.exp(center_RBA[..., i]) for i, a in enumerate(self.free)}, budgets_B, k)
+        axes = {a: np.broadcast_to(v, loss_RB.shape) for a, v in axes.items()}  # what the budget alone says is one row
         return _Optimum(axes, loss_RB, {a: self._end(axes[a], a) for a in self.limits})
 
     def _closest(
@@ -271,7 +272,7 @@ def _at_held(costs: Costs, surface: Surface) -> Costs:
     return costs.model_copy(update=held | ({"tokens_per_parameter": None} if "tokens" in held else {}))
 
 
-def _check(surface: Surface, costs: Costs, budgets: np.ndarray) -> None:
+def _check(surface: Surface, costs: Costs, budgets: np.ndarray, reach: float) -> None:
     if getattr(surface.law, "metric", None) in SCORES:
         raise LawError(f"A frontier minimises a loss; this law is of {surface.law.metric}, which is better larger.")
     others = [a for a in surface.axes if a not in AXES]
@@ -280,6 +281,8 @@ def _check(surface: Surface, costs: Costs, budgets: np.ndarray) -> None:
             f"A frontier is over N and any of D, M and K; this law has {', '.join(surface.axes)}."
             + (f" Hold {', '.join(others)} at a value (Surface(law, given))." if others else "")
         )
+    if not reach >= 0:
+        raise LawError(f"reach={reach:g}: it is how many decades beyond the data are looked at, 0 or more.")
     if "D" not in surface.axes and costs.tokens is None and costs.tokens_per_parameter is None:
         raise LawError("The law has no D: say what is trained on, by costs.tokens or costs.tokens_per_parameter.")
     if not len(budgets) or not all(np.isfinite(b) and b > 0 for b in budgets):

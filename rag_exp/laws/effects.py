@@ -138,8 +138,8 @@ def exchange(law: Law, of: Effect, other: str) -> Exchange:
         share = 0.0
     else:
         draws = factors(True)
-        tail = (1 - surface.level) / 2
-        ends = np.quantile(np.where(np.isnan(draws), np.inf, draws), [tail, 1 - tail], method="nearest")
+        with np.errstate(invalid="ignore"):  # between a factor and none lies none
+            ends = surface.interval(np.where(np.isnan(draws), np.inf, draws))
         bounds = tuple(float(e) if np.isfinite(e) else None for e in ends)  # type: ignore[assignment]
         share = float(np.isnan(draws).mean())
     known = None if np.isnan(factor) else float(factor)

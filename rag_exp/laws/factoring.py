@@ -13,7 +13,7 @@ from rag_exp.laws.compared import Compared
 from rag_exp.laws.factor import Candidate, Factor, fit_factor
 from rag_exp.laws.factor_rows import SPLIT, Answers, FactorRows, resampled
 from rag_exp.laws.factorised import FactorisedFit
-from rag_exp.laws.intervals import check_draws
+from rag_exp.laws.intervals import check_draws, check_level
 
 COVERAGE = (Candidate("gain(M)", {"E": 1.0}), Candidate("power(M)"), Candidate("saturating(M)"))
 RANK = (Candidate("crowded"), Candidate("rising(M)", {"E": 0.0}), Candidate("power(K)"))
@@ -58,8 +58,9 @@ def fit_factorised(
         LawError: a column is absent, no row can be used, or the questions need several passages each and nothing says
             how often all are read.
     """
+    check_level(level)
+    check_draws(bootstrap, level=level)
     runs = FactorRows.read(data, metric, cluster)
-    check_draws(bootstrap)
     again = resampled(runs, bootstrap, seed, answers)
     options = {"loss": loss, "delta": delta, "level": level, "seed": seed}
 

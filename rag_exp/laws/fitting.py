@@ -96,7 +96,7 @@ def fit(
         LawError: the data cannot carry the form, or an optimisation did not meet its gradient.
     """
     check_level(level)
-    check_draws(bootstrap)
+    check_draws(bootstrap, level=level)
     if coverage < 0:
         raise LawError(f"coverage={coverage}: it is a number of studies to simulate, or 0.")
     _known("bootstrap_kind", bootstrap_kind, KINDS)

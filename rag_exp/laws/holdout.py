@@ -30,7 +30,8 @@ def folds(holdout: str, columns: Mapping[str, Any], y: str) -> list[np.ndarray]:
     """
     if holdout == "largest_compute" and {"N", "D"} <= set(columns):
         compute = floats(columns["N"]) * floats(columns["D"])
-        order = np.argsort(compute, kind="stable")
+        known = np.flatnonzero(np.isfinite(compute))
+        order = known[np.argsort(compute[known], kind="stable")]
         mask = np.zeros(len(compute), dtype=bool)
         mask[order[-max(1, len(order) // COMPUTE_SHARE) :]] = True
         return [mask]

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from rag_exp.core.errors import LawError
-from rag_exp.laws.options import enough_draws
+from rag_exp.laws.options import draws_within, enough_draws
 
 
-def check_draws(draws: int, what: str = "bootstrap") -> None:
-    """Refuse numbers of replicates that cannot make an interval.
+def check_draws(draws: int, what: str = "bootstrap", level: float = 0.95) -> None:
+    """Refuse numbers of replicates that cannot make an interval at ``level``.
 
     Raises:
-        LawError: neither 0 nor at least ``MIN_DRAWS``.
+        LawError: neither 0 nor as many as ``enough_draws`` wants.
     """
     try:
-        enough_draws(draws)
+        enough_draws(draws, level)
     except ValueError as e:
         raise LawError(f"{what}: {e}.") from e
 
@@ -37,6 +37,14 @@ def percentiles(draws: Any, level: float) -> tuple[Any, Any]:
 
     Of R replicates the r-th smallest is taken for the r / (R + 1) quantile (Weibull's), which another draw of the
     same distribution falls below just so often; other rules make intervals of few replicates narrow.
+
+    Raises:
+        LawError: not even the outermost replicates are so far apart.
     """
+    if len(draws) < (least := draws_within(level)):
+        raise LawError(
+            f"An interval at level {level:g} needs at least {least:,} replicates; there are {len(draws):,}. Ask for a "
+            "lower level, or fit with more (bootstrap)."
+        )
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
     return low, high

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from rag_exp.core.errors import LawError, did_you_mean
 from rag_exp.core.options import Options, Registry
@@ -22,18 +23,33 @@ MIN_DRAWS = 40
 """Beyond the ends of a 95% interval lies one of 40 replicates on either side."""
 
 
-def enough_draws(draws: int) -> int:
-    """``draws``, where an interval can be made of so many.
+def draws_within(level: float) -> int:
+    """The least R of which (1 - level) / 2 is 1 / (R + 1): of fewer the outermost are an interval at a lower level."""
+    return math.ceil(2 / (1 - level) - 1 - 1e-6)  # 1 - level is not exact
+
+
+def enough_draws(draws: int, level: float = 0.95) -> int:
+    """``draws``, where an interval at ``level`` can be made of so many.
 
     Raises:
-        ValueError: neither 0 nor at least ``MIN_DRAWS``.
+        ValueError: neither 0 nor enough, which is ``MIN_DRAWS`` at least.
     """
-    if draws and draws < MIN_DRAWS:
-        raise ValueError(f"an interval needs at least {MIN_DRAWS} replicates (500, say), or 0 for none; not {draws}")
+    least = max(MIN_DRAWS, draws_within(level))
+    if draws and draws < least:
+        of = "an interval" if least == MIN_DRAWS else f"an interval at level {level:g}"
+        say = " (500, say)" * (least < 500)
+        raise ValueError(f"{of} needs at least {least:,} replicates{say}, or 0 for none; not {draws}")
     return draws
 
 
+def _reached(level: float, info: ValidationInfo) -> float:
+    """``level``, where the options' ``bootstrap``, which stands before it, makes enough replicates."""
+    enough_draws(info.data.get("bootstrap", 0), level)
+    return level
+
+
 Draws = Annotated[int, AfterValidator(enough_draws)]
+Level = Annotated[float, Field(gt=0.5, lt=1), AfterValidator(_reached)]
 
 
 @LAWS.register
@@ -80,7 +96,7 @@ class LawOptions(Options):
         "runs, by N x D), leave_one_level_out_N (or M, D; every level in turn), or several; a law goes by those of its "
         "own axes, and by its axes' largest levels where none is",
     )
-    level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
+    level: Level = Field(0.95, description="of the intervals")
     coverage: int = Field(
         0,
         ge=0,

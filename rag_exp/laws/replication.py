@@ -48,9 +48,11 @@ def replicate(
         parameters [draws, parameters] in the form's order (None without replicates), and what the card says of them.
 
     Raises:
-        LawError: replicates of the wrong shape, or one whose optimum does not meet its gradient.
+        LawError: replicates of the wrong shape, one whose optimum does not meet its gradient, or errors that nothing
+            tells.
     """
     base, rows, design = problem.objective, problem.rows, problem.design
+    _check_clusters(problem, how)
     note: dict[str, Any] = {"kind": how.kind, "draws": how.draws, "seed": how.seed, "drawn_again": 0}
     y_Rn, w_Rn = base.y_Rn, base.w_Rn
     if how.replicates is not None:
@@ -103,6 +105,17 @@ def refit(problem: Problem, objective: Objective, basins: np.ndarray, draws: int
     for end in ends[1:]:
         whole = whole.join(end)
     return whole
+
+
+def _check_clusters(problem: Problem, how: Resampling) -> None:
+    """Refuse a single cluster where the errors that clusters have in common are to be known from how they differ."""
+    labels = problem.rows.clusters_n
+    asked = how.kind in ("cluster", "wild") and (how.draws or how.replicates is not None)
+    if asked and labels is not None and len(np.unique(labels[problem.rows.w_n > 0])) == 1:
+        raise LawError(
+            "All rows are of one cluster, so that nothing tells how another would differ, and no interval can be "
+            "given. Add rows of other clusters; or leave cluster out for intervals of this one's own curve."
+        )
 
 
 def _hierarchical(problem: Problem, theta_p: np.ndarray, how: Resampling) -> tuple[np.ndarray, np.ndarray, Any]:

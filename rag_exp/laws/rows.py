@@ -19,6 +19,7 @@ MIN_LEVELS = 3
 ONE_KIND = ("arm", "index", "growth")  # columns of a study's table that make other curves
 PERPLEXITIES = ("ppl", "perplexity")
 SCORES = ("accuracy", "acc", "em", "f1", "recall", "bleu", "rouge")
+_NO_LABEL = ("None", "nan", "<NA>", "NaT")
 _RISES = 0.5  # rank correlation with an axis from which on a share is taken to rise with it
 
 
@@ -261,11 +262,16 @@ def row_labels(data: Any, column: str | Sequence[Any], n: int, what: str) -> np.
     """An integer per row, equal for rows of equal labels (a column's, or as given).
 
     Raises:
-        LawError: no such column, or another number of labels than of rows.
+        LawError: no such column, another number of labels than of rows, or a label that is missing.
     """
     labels = [str(v) for v in (column_of(data, column, what) if isinstance(column, str) else column)]
     if len(labels) != n:
         raise LawError(f"{len(labels)} {what} labels for {n} rows.")
+    if absent := [i for i, label in enumerate(labels) if label in _NO_LABEL]:
+        raise LawError(
+            f"Row {absent[0]} has no {what} label ({len(absent)} of {n} have none), and is not of one {what} with the "
+            f"others that have none. Give each a label of its own, or leave the rows out."
+        )
     return np.unique(labels, return_inverse=True)[1]
 
 

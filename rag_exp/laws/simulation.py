@@ -58,12 +58,12 @@ def simulate(
     """
     import pandas as pd
 
-    check_draws(bootstrap)
+    check_level(level)
+    check_draws(bootstrap, level=level)
     form = form_by_name(form)
     absent = [p for p in form.parameters if params.get(p) is None]
     if absent:
         raise LawError(f"simulate needs a true value of {', '.join(absent)}.")
-    check_level(level)
     if not (noise >= 0 and studies > 0):
         raise LawError(f"simulate needs noise >= 0 and studies > 0; they are {noise:g} and {studies}.")
     if coverage and not bootstrap:

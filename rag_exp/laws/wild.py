@@ -79,8 +79,10 @@ class Errors:
         Raises:
             LawError: the smoother fit did not converge.
         """
-        labels = problem.rows.clusters_n
         rows = np.flatnonzero(problem.rows.w_n > 0)
+        labels = problem.rows.clusters_n
+        if labels is not None and len(np.unique(labels[rows])) == 1:  # what is common to all rows is the law's
+            labels = None
         root = np.sqrt(problem.rows.w_n[rows])
         smooth_p, threshold = smoother(problem, theta_p)
         residual = -problem.objective.residuals(smooth_p[None])[0][rows]

@@ -34,7 +34,9 @@ def study(tmp_path_factory):
 
 def test_what_a_budget_buys_by_the_joint_law(study):
     plan, runs = study
-    lines = list(frontier_study(plan, runs, frontier_options(["surface=joint", "budgets=1e14,1e15", "queries=1e6"])))
+    lines = list(
+        frontier_study(plan, runs, frontier_options(["surface=joint", "budgets=1e14,1e15", "costs.queries=1e6"]))
+    )
     assert lines[0].startswith("loss_in_N_and_M__index=flat__growth=coverage: E + A N^-alpha")
     assert "each of 1,000,000 questions 384 M of search" in lines[1]
     assert lines[1].endswith("; D is 5,330,608; K is 4")

@@ -62,6 +62,8 @@ def test_replicates_that_make_no_interval_are_refused_before_the_table_is_read()
     for option in ("bootstrap=10", "bootstrap=-1"):
         with pytest.raises(ConfigError, match=r"bootstrap: .*at least 40 replicates"):
             FileFit.of_words(["data=nowhere.csv", option])
+    with pytest.raises(ConfigError, match=r"level: .*at level 0.999 needs at least 1,999 replicates.*not 500"):
+        FileFit.of_words(["data=nowhere.csv", "level=0.999"])
 
 
 def test_units_change_no_prediction(csv):

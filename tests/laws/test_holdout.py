@@ -26,6 +26,8 @@ def test_a_row_without_the_axis_is_in_no_fold():
         0,
         1,
     ]
+    columns = {**COLUMNS, "D": [10, 30, None, 30, 10, None]}  # of the compute that is known the largest is row 3's
+    assert [m.tolist() for m in folds("largest_compute", columns, "loss")] == [[False] * 3 + [True] + [False] * 2]
 
 
 @pytest.mark.parametrize(

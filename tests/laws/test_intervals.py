@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from rag_exp.core.errors import LawError
 from rag_exp.laws import compare, fit, simulate
 from rag_exp.laws.intervals import percentiles
+from rag_exp.laws.options import LawOptions
 
 N, M = np.repeat(np.geomspace(1e5, 3e6, 5), 5), np.tile(np.geomspace(1e3, 3e4, 5), 5)
 RUNS = {"N": N, "M": M, "loss": 2 + 150 * N**-0.35 + 20 * M**-0.3}
@@ -27,6 +29,31 @@ def test_fewer_replicates_than_an_interval_needs_are_refused_before_anything_is_
         simulate("saturating", {"N": [1.0]}, {}, noise=0.01, bootstrap=10)
     with pytest.raises(LawError, match=r"replicates: an interval needs.*not 20"):
         fit("joint", RUNS, replicates=np.tile(RUNS["loss"], (20, 1)), loss="ls_log")
+
+
+def test_the_outermost_replicates_are_no_interval_at_a_higher_level():
+    with pytest.raises(LawError, match=r"bootstrap: an interval at level 0.99 needs at least 199 replicates.*not 100"):
+        fit("saturating", {"N": [], "loss": []}, bootstrap=100, level=0.99)
+    with pytest.raises(ValidationError, match=r"at level 0.999 needs at least 1,999"):
+        LawOptions(bootstrap=1998, level=0.999)
+    assert LawOptions(bootstrap=1999, level=0.999).bootstrap == 1999
+    law = fit("joint", RUNS, loss="ls_log", bootstrap=199, bootstrap_kind="wild")
+    law.predict(RUNS, interval=0.99)
+    with pytest.raises(LawError, match=r"at level 0.995 needs at least 399 replicates; there are 199"):
+        law.predict(RUNS, interval=0.995)
+
+
+def test_a_single_cluster_has_no_intervals_and_a_row_without_a_label_no_cluster():
+    noisy = RUNS | {"loss": RUNS["loss"] * np.exp(np.random.default_rng(0).normal(0, 0.005, 25))}
+    for kind in ("wild", "cluster"):
+        with pytest.raises(LawError, match="All rows are of one cluster"):
+            fit("joint", noisy, loss="ls_log", bootstrap=40, bootstrap_kind=kind, cluster=["a"] * 25)
+    # One run over many corpora, of one seed: its rows are shaken by themselves.
+    law = fit("joint", noisy, loss="ls_log", bootstrap=40, bootstrap_kind="hierarchical", cluster=["a"] * 25)
+    low, high = law.intervals["alpha"]
+    assert 0.001 < high - low < 1
+    with pytest.raises(LawError, match=r"Row 1 has no cluster label \(2 of 25 have none\)"):
+        fit("joint", noisy, loss="ls_log", cluster=["a", None, float("nan"), *"b" * 22])
 
 
 def test_draws_are_one_row_per_replicate():

@@ -1,6 +1,7 @@
 """Whatever is handed in by mistake is answered in our own words, with the way out."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -60,6 +61,8 @@ CARD = LAW.to_dict()
         (lambda: Costs(train=-1.0), r"Costs: train: input should be greater than 0 \(given: -1.0\)"),
         (lambda: frontier(LAW, {"tokns": 1e9}, [1e18]), r"no constant is called 'tokns'\. Did you mean 'tokens'"),
         (lambda: frontier(LAW, COSTS, []), "Budgets must be positive FLOPs; they are none"),
+        (lambda: frontier(LAW, COSTS, [1e18], reach=-1), "reach=-1: it is how many decades"),
+        (lambda: frontier(LAW, COSTS, [1e18], caps={"N": math.nan}), "N is capped at nan"),
         (lambda: LawFit.from_json("[1]"), "Not a fit card of schema"),
         (lambda: LawFit.from_json("{"), "Not a fit card"),
         (lambda: LawFit.from_json(json.dumps({**CARD, "schema": 0})), "its schema is 0"),
