@@ -121,7 +121,8 @@ def _said_speed(unit: Trial | KMeans, speed: Speed | float) -> str:
     add, ask, compared = (f"{1e6 * value:.3g}" for value in (speed.add, speed.ask, speed.compare))
     if unit.walks:
         add, ask = f"{add} log2(M / 128)", f"{ask} log2(M / 128)"
-    return f"{unit.string} of {unit.dims} dimensions: us to add {add}, to ask {ask}, to compare {compared}"
+    named = f"{unit.string} of {unit.dims} dimensions, {unit.queries:,} queries"
+    return f"{named}: us to add {add}, to ask {ask}, to compare {compared}"
 
 
 def _row(stage: Stage, count: int, rates: Rates, options: PlanOptions) -> tuple[str, ...]:

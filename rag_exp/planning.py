@@ -35,6 +35,7 @@ from rag_exp.core.options import Options
 from rag_exp.retrieval.faiss_file import FaissFile, describe
 from rag_exp.retrieval.ivf import MAX_POINTS_PER_LIST
 from rag_exp.retrieval.speed import COARSE, FLAT, LISTS, KMeans, Speed, Trial
+from rag_exp.retrieval.topk import BATCH
 
 BYTES_PER_NUMBER = 4  # float32
 _ID_BYTES = 8
@@ -70,7 +71,7 @@ class PlanOptions(Options):
         None, description="non-embedding ones of a transformer that stands in the encoder's place; null: the encoder"
     )
     utilization: float = Field(
-        0.4, gt=0, le=1, description="of flops_per_second, that training, reading and the k-means of an index reach"
+        0.4, gt=0, le=1, description="of flops_per_second, that training, reading and building an index reach"
     )
     flops_per_second: Rate | None = Field(None, description="of large matrix products; null: measured here")
     index_flops_per_second: Rate | None = Field(
@@ -159,9 +160,11 @@ class Layout:
         """What so many queries take, in the same way."""
         if self.trial is None or self.compared is None:
             return ()
-        asking = ((self.trial, "ask"), queries * self.trial.steps(size))
-        compared = ((self.trial, "compare"), queries * self.compared)
-        coarse = ((Trial(COARSE, self.trial.dims), "compare"), queries * self.coarse)
+        at_once = max(1, min(math.ceil(queries), BATCH))
+        trial = self.trial._replace(queries=at_once) if self.trial.string == FLAT else self.trial
+        asking = ((trial, "ask"), queries * trial.steps(size))
+        compared = ((trial, "compare"), queries * self.compared)
+        coarse = ((Trial(COARSE, trial.dims, queries=at_once), "compare"), queries * self.coarse)
         return (asking, compared, coarse) if self.coarse else (asking, compared)
 
     def shards(self, size: int, memory: float) -> int | None:

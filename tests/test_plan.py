@@ -202,7 +202,7 @@ SPEEDS = {
     Trial("IVF64,PQ2", 8): Speed(0.5, 3, 0.25),
     Trial("IVF64,RaBitQ", 8): Speed(0.5, 3, 0.25),
     Trial("HNSW16", 8, "efConstruction=100,efSearch=64", 1): Speed(2, 4, 0),
-    Trial(COARSE, 8): Speed(0, 0, 0.125),
+    Trial(COARSE, 8, queries=10): Speed(0, 0, 0.125),
     Trial(EXACT, 8): Speed(0, 0, 2),
     KMeans(8, 256, 16_384): 1e-6,
     KMeans(4, 256, 16_384): 1e-5,
@@ -238,7 +238,7 @@ def test_a_graph_takes_longer_with_the_logarithm_of_its_size(place):
 
 def test_what_has_no_flops_has_bytes_and_a_time(place):
     rates = Rates(flops=1, bytes=math.inf, tokens={}, speeds=SPEEDS)
-    words = [*POINTS, "corpus.points=16384", "index=rabitq"]
+    words = [*POINTS, "corpus.points=16384", "questions.queries=10", "index=rabitq"]
     for more in ([], ["index.mode=iso_recall"]):
         (index,), (search,) = (named(planned(*words, *more), n) for n in ("index rabitq", "search rabitq"))
         assert search.memory == index.disk
@@ -395,7 +395,7 @@ def test_stated_rates_measure_nothing_and_others_are_measured(place, monkeypatch
         study.points[0].config.encoder.model_dump_json(): 7
     }
     monkeypatch.setattr(room, "index_speeds", lambda units, s: calls.append(units) or dict.fromkeys(units, 5.0))
-    units = {Trial(FLAT, 8), Trial(EXACT, 8)}
+    units = {Trial(FLAT, 8, queries=500), Trial(EXACT, 8)}
     measured = measured_rates(study, PlanOptions(bytes_per_second=3, encoder_parameters=5), found)
     assert measured == Rates(1.0, 3, {}, speeds=dict.fromkeys(units, 5.0))
     assert calls == ["flops", units]

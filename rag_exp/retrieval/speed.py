@@ -29,7 +29,7 @@ COARSE = "Flat"  # of the centroids of lists
 _NARROW = 1  # of them is looked into, and all of them are
 _LOOKED_THROUGH = 128
 _FEWEST, _MOST = 1_024, 16_384  # vectors that are tried; as few as there may be centroids
-_QUERIES, _K = 256, 10
+_K = 10
 
 
 class KMeans(NamedTuple):
@@ -48,12 +48,14 @@ class Trial(NamedTuple):
         dims: of its vectors.
         search: faiss's parameters; for a graph they are those of its building, too.
         threads: that add; None: as many as faiss uses.
+        queries: asked at once. faiss compares whole vectors otherwise where these have 131,072 numbers or more.
     """
 
     string: str
     dims: int
     search: str = ""
     threads: int | None = None
+    queries: int = 256
 
     @property
     def walks(self) -> bool:
@@ -102,7 +104,7 @@ def trial_speed(trial: Trial, seconds: float) -> Speed:
     """
     start, size = time.perf_counter(), 0
     encoder = Points(dims=trial.dims).create(None, None, 0)
-    queries = encoder.encode([str(i) for i in range(_QUERIES)], "question")
+    queries = encoder.encode([str(i) for i in range(trial.queries)], "question")
     tried = (_Own if trial.string in (FLAT, EXACT) else _Faiss)(trial, queries)
     most = _FEWEST if trial.string == COARSE else _MOST
     while not size or (size < most and time.perf_counter() - start < seconds / 3):  # once more takes two thirds
@@ -130,7 +132,7 @@ class _Own:
 
     def ask(self) -> tuple[float, float]:
         taken = _timed(lambda: self._search(self._queries, self._blocks, _K), 2)
-        return 0.0, taken / _QUERIES / sum(len(b) for b in self._blocks)
+        return 0.0, taken / len(self._queries) / sum(len(b) for b in self._blocks)
 
 
 def _grow(queries: np.ndarray, blocks: list[np.ndarray], k: int) -> None:
@@ -176,14 +178,14 @@ class _Faiss:
     def _seconds(self, search: str = "") -> float:
         """Of a query."""
         self._set(search)
-        return _timed(lambda: self._native.search(self._queries, _K + 1), 2) / _QUERIES
+        return _timed(lambda: self._native.search(self._queries, _K + 1), 2) / len(self._queries)
 
     def _compared(self) -> float:
         """Codes in the lists that a query looks into, its centroids left out."""
-        counted = Comparisons(self._native)
+        counted, queries = Comparisons(self._native), len(self._queries)
         counted.reset()
         self._native.search(self._queries, _K + 1)
-        return (counted.of(_QUERIES) or 0) / _QUERIES - LISTS
+        return (counted.of(queries) or 0) / queries - LISTS
 
     def _set(self, search: str) -> None:
         if search:

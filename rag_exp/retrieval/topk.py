@@ -16,7 +16,7 @@ from rag_exp.retrieval.results import SearchResult
 if TYPE_CHECKING:
     import numpy as np
 
-_BATCH = 1024  # queries searched at once: a flat scan is memory-bound for few, its scores are large for many
+BATCH = 1024  # queries searched at once: a flat scan is memory-bound for few, its scores are large for many
 _SAMPLE = 256  # queries of a batch that is searched for its speed alone
 _SINGLE = 200  # queries asked one by one for their latency, as far as they fit into:
 _SINGLE_SECONDS = 2.0
@@ -136,9 +136,9 @@ def join_queries(parts: Sequence[SearchResult], k: int) -> SearchResult:
 def search_all(index: BuiltIndex, queries: np.ndarray | Sequence[str], k: int) -> Searched:
     """Ask ``queries`` in batches."""
     parts, distances, rescored, seconds = [], 0, 0, 0.0
-    for start in range(0, len(queries), _BATCH):
+    for start in range(0, len(queries), BATCH):
         begin = time.perf_counter()
-        parts.append(index.search(queries[start : start + _BATCH], k))
+        parts.append(index.search(queries[start : start + BATCH], k))
         seconds += time.perf_counter() - begin
         distances = None if distances is None or index.distances is None else distances + index.distances
         rescored += index.rescored

@@ -32,7 +32,7 @@ def vectors() -> np.ndarray:
 
 
 def test_saves_the_result_and_measures_recall(vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(topk, "_BATCH", 30)
+    monkeypatch.setattr(topk, "BATCH", 30)
     asked = clustered(100, seed=1)
     reference = compared_with(asked, vectors, 7)
     exact = reference.exact
