@@ -10,18 +10,16 @@ closed-book run has no index, an oracle run no encoder.
 
 With ``task=retrieval`` nothing reads: the run ends with the ranking of what was found, in the evaluation's place.
 
-A corpus whose distractors come by their vectors (``corpus.distractors=dense``) is made of the same in hash order:
-
-    passages -> questions, released_encoder -> embeddings, question_embeddings -> nearness -> passages
-
 The warm-ups read the gold passages that the training questions name, wherever those stand in the
 corpus: supervision is part of the questions, not of the corpus size under study.
+
+What leads to the top-k is in ``retrieval_steps``; what a reader is trained and asked with is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -29,38 +27,11 @@ from rag_exp import builders
 from rag_exp.config import RunConfig
 from rag_exp.core.errors import ConfigError
 from rag_exp.core.fingerprint import ContentDigests, digest
-from rag_exp.core.options import SEARCH, Options
-from rag_exp.core.store import Build, Step
-from rag_exp.retrieval.hop2 import SecondHop
-from rag_exp.retrieval.nearness import fusion_identity, nearness_identity
-from rag_exp.retrieval.tuning import TUNING_SPLIT
+from rag_exp.core.store import Step
+from rag_exp.retrieval_steps import RetrievalPlanner
 from rag_exp.settings import Setting, problems_of, settings
 from rag_exp.training.options import TrainingOptions, stage_optim
-
-# Raise a version when the code of its builder (or of what that calls) changes what is built from the same fields.
-VERSIONS = {
-    "passages": 1,
-    "manifest": 1,
-    "token_counts": 1,
-    "nearness": 1,
-    "questions": 1,
-    "tokenizer": 1,
-    "encoder": 1,
-    "released_encoder": 1,
-    "embeddings": 1,
-    "question_embeddings": 1,
-    "exact": 1,
-    "quantizer": 1,
-    "index_shard": 1,
-    "index": 1,
-    "tuning": 1,
-    "topk": 1,
-    "paths": 1,
-    "reader_warmup": 2,
-    "checkpoint": 2,
-    "evaluation": 3,
-    "ranking": 1,
-}
+from rag_exp.versions import step_of
 
 TRAINED = ("reader_warmup", "checkpoint")  # roles whose step is a stage of training
 
@@ -111,13 +82,12 @@ def plan_run(config: RunConfig, digests: ContentDigests) -> RunSteps:
     return _Planner(config, digests, train, asked).plan()
 
 
-class _Planner:
+class _Planner(RetrievalPlanner):
     """Makes the steps of one run, each once."""
 
     def __init__(self, config: RunConfig, digests: ContentDigests, train: Setting, asked: Setting):
-        self.config, self.digests, self.train, self.asked = config, digests, train, asked
+        super().__init__(config, digests, train, asked)
         self.roles: dict[str, Step] = {}
-        self._made: dict[str, Any] = {}
 
     def plan(self) -> RunSteps:
         train, asked = self.train, self.asked
@@ -161,14 +131,6 @@ class _Planner:
         )
 
     @cached_property
-    def learns(self) -> bool:
-        """Whether anything is trained on what the training setting reads. Else no question of training has a say."""
-        config = self.config
-        reader = config.task == "rag" and (config.training.steps > 0 or config.training.warmup.steps > 0)
-        vectors = self.train.uses_vectors or self.asked.uses_vectors
-        return reader or (vectors and not config.encoder.precomputed and not self.comes_trained)
-
-    @cached_property
     def generator(self) -> dict[str, Any]:
         return self.identity(self.config.generator)
 
@@ -180,97 +142,6 @@ class _Planner:
     @cached_property
     def precision(self) -> str:
         return self.config.training.resolved_precision(self.config.trainer.accelerator)
-
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What ``make`` returns, made at the first call: identities read file stamps, which is worth doing once."""
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
-
-    def passages(self, setting: Setting) -> Step:
-        """The corpus in the setting's order."""
-        growth = setting.growth
-        splits: tuple[str, ...] = ()
-        if growth == "distractor":
-            # Of each setting its own questions' gold passages come first, whatever else the two settings share.
-            splits = ("train",) if setting is self.train and self.learns else (self.config.evaluation.split,)
-        return self._passages(growth, splits)
-
-    def _passages(self, growth: str, splits: tuple[str, ...] = ()) -> Step:
-        return self.once(f"passages {growth} {splits}", lambda: self._ordered(growth, splits))
-
-    def _ordered(self, growth: str, splits: tuple[str, ...]) -> Step:
-        corpus = self.config.corpus.model_copy(update={"growth": growth, "size": None})
-        fields = {"corpus": self.identity(corpus), "chunking": self.config.passages.identity()}
-        parents = {}
-        if growth == "distractor":  # gold documents come first, so the questions decide the order
-            fields["gold"] = {"questions": self.identity(self.config.questions), "splits": list(splits)}
-        if corpus.nearest_first and corpus.distractors == "bm25":
-            fields["nearness"] = nearness_identity()
-        elif corpus.nearest_first:
-            (split,) = splits
-            parents["nearness"] = self.nearness(split)
-        return _step("passages", fields, parents, partial(builders.passages, self.config, corpus, splits))
-
-    def nearness(self, split: str) -> Step:
-        """How near each document, in hash order, is to the questions of ``split`` by the vectors of an encoder that has
-        learnt nothing from the corpus."""
-        config, encoder, by_hash = self.config.ordering, self.ordering_identity, self._passages("coverage")
-        questions, released = self._questions(by_hash), self.released_encoder
-        asked = {"encoder": encoder, "split": split, "questions": None}
-        vectors = builders.VectorSteps(
-            self.ordering_embeddings,
-            _step(
-                "question_embeddings",
-                {**asked, "encoder": _network(encoder)},
-                {"questions": questions, **released},
-                partial(builders.question_embeddings, config, split, None),
-            ),
-        )
-        versions = {name: VERSIONS[name] for name in ("embeddings", "question_embeddings")}
-        return _step(
-            "nearness",
-            {**asked, **fusion_identity(), **versions},
-            {"passages": by_hash, "questions": questions, **released},
-            partial(builders.nearness, config, split, vectors),
-        )
-
-    @cached_property
-    def ordering_embeddings(self) -> Callable[[int], Step]:
-        """The vectors by which distractors are put in order, of the passages in hash order."""
-        parents = {"passages": self._passages("coverage"), **self.released_encoder}
-        return self._embeddings(self.config.ordering, self.ordering_identity, parents)
-
-    @cached_property
-    def released_encoder(self) -> dict[str, Step]:
-        """The encoder that orders distractors as it comes, as a parent; nothing where vectors are made elsewhere."""
-        config = self.config.ordering
-        if config.encoder.precomputed:
-            return {}
-        fields = {"encoder": _network(self.ordering_identity)}
-        return {"encoder": _step("released_encoder", fields, {}, partial(builders.released_encoder, config))}
-
-    @cached_property
-    def embeds_once(self) -> bool:
-        """Whether the encoder gives passages the vectors by which distractors are put in order."""
-        ordered = any("nearness" in self.passages(setting).parents for setting in (self.train, self.asked))
-        return ordered and self.comes_trained and self.identity(self.config.encoder) == self.ordering_identity
-
-    @cached_property
-    def ordering_identity(self) -> dict[str, Any]:
-        """Of the encoder that orders distractors."""
-        try:
-            return self.identity(self.config.ordering.encoder)
-        except ConfigError as e:
-            raise ConfigError([f"distractors_{problem}" for problem in e.problems]) from e
-
-    def order_roles(self, setting: Setting, prefix: str) -> dict[str, Step]:
-        """What the order of the setting's corpus is made of, where documents come by their vectors."""
-        nearness = self.passages(setting).parents.get("nearness")
-        if nearness is None:
-            return {}
-        made = {"hash_order": nearness.parents["passages"], f"{prefix}nearness": nearness}
-        return {"distractors_encoder": nearness.parents["encoder"], **made} if "encoder" in nearness.parents else made
 
     def manifests(self) -> dict[str, Step]:
         """Of the corpora that passages are read from: the one that is asked, and the one that training read."""
@@ -285,247 +156,15 @@ class _Planner:
     @staticmethod
     def _manifest(size: int | None, parents: dict[str, Step]) -> Step:
         def token_counts(shard: int) -> Step:
-            return _step("token_counts", {"shard": shard}, parents, partial(builders.token_counts, shard))
+            return step_of("token_counts", {"shard": shard}, parents, partial(builders.token_counts, shard))
 
         counted = token_counts if "tokenizer" in parents else None
-        return _step("manifest", {"size": size}, parents, partial(builders.manifest, size, counted))
-
-    def questions(self, setting: Setting) -> Step:
-        """The questions, their gold passages found in the setting's corpus."""
-        return self._questions(self.passages(setting))
-
-    def _questions(self, passages: Step) -> Step:
-        def make() -> Step:
-            build = partial(builders.questions, self.config)
-            return _step("questions", self.identity(self.config.questions), {"passages": passages}, build)
-
-        return self.once(f"questions {passages.key}", make)
-
-    @cached_property
-    def tokenizer(self) -> dict[str, Step]:
-        """The vocabulary trained on the corpus, as a parent."""
-        passages = {"passages": self.passages(self.train)}
-        build = partial(builders.tokenizer, self.config)
-        return {"tokenizer": _step("tokenizer", self.config.tokenizer.identity(), passages, build)}
+        return step_of("manifest", {"size": size}, parents, partial(builders.manifest, size, counted))
 
     @property
     def reader_tokenizer(self) -> dict[str, Step]:
         """The same, for a generator that brings no vocabulary of its own; else nothing."""
         return {} if self.config.generator.own_vocabulary else self.tokenizer
-
-    @property
-    def encoder_tokenizer(self) -> dict[str, Step]:
-        """The same, for an encoder that brings no vocabulary of its own; else nothing."""
-        return self.tokenizer if self.config.encoder.needs_tokenizer else {}
-
-    @cached_property
-    def encoder_step(self) -> Step | None:
-        """The encoder after its warm-up (a pretrained one is only calibrated); None where nothing is encoded here."""
-        if self.config.encoder.precomputed or not (self.train.uses_vectors or self.asked.uses_vectors):
-            return None
-        return self._encoder(self.train.hop2)
-
-    def _encoder(self, hop2: SecondHop | None) -> Step:
-        config = self.config
-        warmup = config.retriever.warmup.resolved(config.encoder)
-        return _step(
-            "encoder",
-            {
-                "encoder": _network(self.identity(config.encoder)),
-                "warmup": warmup.identity(),
-                "questions": config.training.questions,
-                "seed": config.seed,
-                **({"hop2": hop2.composing()} if hop2 is not None else {}),
-            },
-            {**self.data_parents(self.train), **self.encoder_tokenizer},
-            partial(builders.encoder, config, hop2),
-        )
-
-    @cached_property
-    def comes_trained(self) -> bool:
-        """Whether there is an encoder that comes trained and stays so. Its warm-up then sets the scale of its questions
-        alone, so that it gives passages the same vectors whatever a second hop asks."""
-        own = self.config.encoder
-        untrained = own.warmup_steps == 0 and self.config.retriever.warmup.resolved(own).steps == 0
-        return untrained and not own.precomputed
-
-    def encoder_parents(self) -> dict[str, Step]:
-        """What an encoder is loaded from."""
-        warmed = {} if self.encoder_step is None else {"encoder": self.encoder_step}
-        return {**self.encoder_tokenizer, **warmed}
-
-    def data_parents(self, setting: Setting) -> dict[str, Step]:
-        return {"passages": self.passages(setting), "questions": self.questions(setting)}
-
-    def index(self, setting: Setting, trained: dict[str, Step]) -> Step:
-        """An index over the setting's corpus; ``trained``: the checkpoint whose passage encoder made the vectors."""
-        fields, parents = self.indexed(setting, trained)
-        vectors = self.searched(setting, trained)
-        return _step("index", fields, parents, partial(builders.index, self.config, setting, vectors))
-
-    def indexed(self, setting: Setting, trained: dict[str, Step]) -> tuple[dict[str, Any], dict[str, Step]]:
-        """Fields and parents that identify an index, whatever it is built of."""
-        fields: dict[str, Any] = {**setting.index_identity, "index": self.identity(setting.index)}
-        parents = {"passages": self.passages(setting)}
-        if setting.uses_vectors:
-            parents |= self.encoder_parents() | trained
-            fields |= {"encoder": self.identity(self.config.encoder), "embeddings": VERSIONS["embeddings"]}
-            if setting.index.seeded:
-                fields["seed"] = self.config.seed
-        return fields, parents
-
-    def searched(self, setting: Setting, trained: dict[str, Step]) -> builders.VectorSteps | None:
-        """What an index over vectors is built of; None where no vectors are searched.
-
-        The shards of an index that splits exactly are filled from one quantizer, learnt from all passages.
-        """
-        passages = self.embeddings(setting, trained)
-        if passages is None:
-            return None
-        vectors = builders.VectorSteps(passages if setting.index.reads_vectors else None)
-        if not setting.index.stores_vectors:
-            return vectors
-        fields, parents = self.indexed(setting, trained)
-
-        def index_shard(number: int, shards: int) -> Step:
-            learnt = {}
-            if setting.index.splits_exactly:
-                build = partial(builders.quantizer, self.config, setting, vectors)
-                learnt["quantizer"] = _step("quantizer", fields, parents, build)
-            return _step(
-                "index_shard",
-                {**fields, "number": number, "shards": shards},
-                {**parents, **learnt},
-                partial(builders.index_shard, self.config, setting, vectors, number, shards),
-            )
-
-        return replace(vectors, index_shards=index_shard)
-
-    def embeddings(self, setting: Setting, trained: dict[str, Step]) -> Callable[[int], Step] | None:
-        """The steps of the passages' embeddings by shard, each shared by every corpus size that reaches into it.
-
-        They are no parents of what reads them: how many it reads is known once the passages are, and they follow
-        from its parents. None where no vectors are searched.
-        """
-        if not setting.uses_vectors:
-            return None
-        parents = {"passages": self.passages(setting), **self.encoder_parents(), **trained}
-        if self.comes_trained and not trained:
-            parents["encoder"] = self._encoder(None)
-        known = self.ordering_embeddings if self.embeds_once and not trained else None
-        return self._embeddings(self.config, self.identity(self.config.encoder), parents, known)
-
-    @staticmethod
-    def _embeddings(
-        config: RunConfig,
-        encoder: dict[str, Any],
-        parents: dict[str, Step],
-        known: Callable[[int], Step] | None = None,
-    ) -> Callable[[int], Step]:
-        """``known``: where the vectors are there in hash order; they are only moved then."""
-        return lambda shard: _step(
-            "embeddings",
-            {"encoder": encoder, "shard": shard},
-            parents,
-            partial(builders.embeddings, config, shard, known),
-        )
-
-    def found(
-        self, setting: Setting, split: str, limit: int | None, index: Step | None, trained: dict[str, Step]
-    ) -> dict[str, Step]:
-        """The steps "topk" and, with a second hop, "paths": what each question of ``split`` is given.
-
-        An index whose search is tuned has the step "tuning" before them. Pairs that are not searched for have no
-        top-k before them.
-        """
-        hop2, tuning = setting.hop2, {}
-        if index is not None and setting.index.tuned:
-            tuning = {"tuning": self.tuning(setting, index, trained)}
-        if hop2 is None:
-            return {**tuning, "topk": self.topk(setting, split, limit, index, trained, tuning)}
-        fields: dict[str, Any] = {"source": setting.source, "split": split, "questions": limit}
-        parents = self.data_parents(setting)
-        if setting.source == "random":
-            fields |= {"paths": hop2.paths, "size": setting.size, "seed": self.config.seed}
-        if setting.source != "index":
-            build = partial(builders.pairs, self.config, setting, split, limit)
-            return {"paths": _step("paths", fields, parents, build)}
-        topk = self.topk(setting, split, limit, index, trained, tuning)
-        fields |= {"j": hop2.j, **hop2.composing()}
-        vectors = self.searched(setting, trained if self.config.retriever.train == "both" else {})
-        build = partial(builders.paths, self.config, setting, split, limit, vectors)
-        return {**tuning, "topk": topk, "paths": _step("paths", fields, {**topk.parents, "topk": topk}, build)}
-
-    def tuning(self, setting: Setting, index: Step, trained: dict[str, Step]) -> Step:
-        """The search parameter that reaches the setting's recall target at its k, on questions that are not asked."""
-        options = setting.index
-        fields = {"k": setting.k, **setting.search_identity, **options.tuned_by()}
-        vectors = self.vectors(setting, TUNING_SPLIT, options.tuning_questions, trained, compared=True)
-        fields |= {"split": TUNING_SPLIT, "encoder": self.identity(self.config.encoder)}
-        parents = {**self.data_parents(setting), "index": index, **self.encoder_parents(), **trained}
-        return _step("tuning", fields, parents, partial(builders.tuning, self.config, setting, vectors))
-
-    def topk(
-        self,
-        setting: Setting,
-        split: str,
-        limit: int | None,
-        index: Step | None,
-        trained: dict[str, Step],
-        tuning: dict[str, Step],
-    ) -> Step:
-        """The passages each question of ``split`` is given; ``trained`` holds a checkpoint with a query encoder."""
-        fields: dict[str, Any] = {"source": setting.source, "k": setting.k, "split": split, "questions": limit}
-        parents = self.data_parents(setting)
-        if setting.source == "index":
-            assert index is not None
-            fields |= setting.search_identity
-            parents |= {"index": index, **tuning}
-            if setting.uses_vectors:
-                fields["encoder"] = self.identity(self.config.encoder)
-                parents |= self.encoder_parents() | trained
-        elif setting.source == "random":
-            fields |= {"size": setting.size, "seed": self.config.seed}
-        elif setting.source == "run":
-            fields |= {"size": setting.size, "runs": [self.digests.of(f) for f in self.config.retrieval.runs]}
-        vectors = self.vectors(setting, split, limit, trained, compared=split != "train" and not setting.index.no_exact)
-        if vectors is not None and vectors.exact is not None:
-            fields["temperature"] = self.config.retriever.temperature  # of the log-partition beside the scores
-        return _step("topk", fields, parents, partial(builders.topk, self.config, setting, split, limit, vectors))
-
-    def vectors(
-        self, setting: Setting, split: str, limit: int | None, trained: dict[str, Step], compared: bool
-    ) -> builders.VectorSteps | None:
-        """What a top-k over vectors reads beside its parents; None where no vectors are searched.
-
-        Exact search is shared by all corpus sizes, index types and search parameters. What training reads is measured
-        by what it leads to: there it is not ``compared`` with exact search.
-        """
-        # With `query` the passages' vectors are those of the warmed-up encoder, with `both` the trained one's.
-        searched = self.searched(setting, trained if self.config.retriever.train == "both" else {})
-        if searched is None:
-            return None
-        passages = searched.passages
-        asked = {"encoder": _network(self.identity(self.config.encoder)), "split": split, "questions": limit}
-        parents = {"questions": self.questions(setting), **self.encoder_parents(), **trained}
-        build = partial(builders.question_embeddings, self.config, split, limit)
-        questions = _step("question_embeddings", asked, parents, build)
-        if not compared:
-            return replace(searched, questions=questions)
-        k = max(builders.EXACT_K, 1 << (setting.k - 1).bit_length())
-        temperature = self.config.retriever.temperature
-
-        def exact(shard: int) -> Step:
-            fields = {"shard": shard, "k": k, "temperature": temperature, "embeddings": passages(shard).key}
-            return _step(
-                "exact",
-                fields,
-                {"question_embeddings": questions},
-                partial(builders.exact, shard, k, temperature, steps),
-            )
-
-        steps = replace(searched, questions=questions, exact=exact)
-        return steps
 
     def training(self) -> dict[str, Step]:
         """Add the training's steps to ``roles``.
@@ -550,7 +189,7 @@ class _Planner:
                 **({"hops": 2} if train.hop2 is not None else {}),
             }
             build = partial(builders.reader_warmup, config, reads, 1 if train.hop2 is None else 2)
-            self.roles["reader_warmup"] = _step("reader_warmup", fields, parents, build)
+            self.roles["reader_warmup"] = step_of("reader_warmup", fields, parents, build)
             parents = {**parents, "reader_warmup": self.roles["reader_warmup"]}
         if config.training.steps == 0:
             return {"checkpoint": self.roles["reader_warmup"]} if "reader_warmup" in self.roles else {}
@@ -589,7 +228,7 @@ class _Planner:
             self.roles |= {f"train_{name}": step for name, step in found.items()}
             parents |= _read(found)
             fields |= _paths_read(train)
-        self.roles["checkpoint"] = _step(
+        self.roles["checkpoint"] = step_of(
             "checkpoint", fields, parents, partial(builders.checkpoint, config, train, shard)
         )
         return {"checkpoint": self.roles["checkpoint"]}
@@ -611,29 +250,13 @@ class _Planner:
         parents = {**self.data_parents(asked), **self.reader_tokenizer, **weights}
         fields |= _paths_read(asked)
         parents |= _read(self.roles)
-        return _step("evaluation", fields, parents, partial(builders.evaluation, config, asked))
+        return step_of("evaluation", fields, parents, partial(builders.evaluation, config, asked))
 
     def ranking(self) -> Step:
         """What the search found, judged without a reader."""
         asked = self.asked
         parents = {**self.data_parents(asked), "topk": self.roles["topk"]}
-        return _step("ranking", {"size": asked.size}, parents, partial(builders.ranking, self.config, asked))
-
-    def identity(self, options: Options) -> dict[str, Any]:
-        """The options' identity, with the content of what they read where they read anything."""
-
-        def make() -> dict[str, Any]:
-            content = getattr(options, "content", None)
-            fields = options.identity(SEARCH)
-            return fields if content is None else {**fields, **content(self.digests)}
-
-        return self.once(f"{type(options).__name__} {options.model_dump_json()}", make)
-
-
-def _network(encoder: dict[str, Any]) -> dict[str, Any]:
-    """An encoder's identity without how vectors of passages are stored: its weights and its questions know nothing of
-    it (negatives are mined by vectors that are not stored)."""
-    return {name: value for name, value in encoder.items() if name != "storage"}
+        return step_of("ranking", {"size": asked.size}, parents, partial(builders.ranking, self.config, asked))
 
 
 def _read(found: Mapping[str, Step]) -> dict[str, Step]:
@@ -644,7 +267,3 @@ def _read(found: Mapping[str, Step]) -> dict[str, Step]:
 def _paths_read(setting: Setting) -> dict[str, Any]:
     """How many of the paths found are read: known to what reads them, not to what finds them."""
     return {"paths": setting.hop2.paths} if setting.hop2 is not None and setting.source == "index" else {}
-
-
-def _step(kind: str, fields: dict[str, Any], parents: Mapping[str, Step], build: Callable[[Build], None]) -> Step:
-    return Step(kind, VERSIONS[kind], fields, dict(parents), build)
