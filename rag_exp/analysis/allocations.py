@@ -129,13 +129,14 @@ def frontier_card(options: FrontierOptions) -> Iterator[str]:
         ConfigError: something that the law has an axis of costs nothing, so that the best of it would have no end.
         LawError: the law has no frontier.
     """
+    from rag_exp.laws.allocation import costs_at
     from rag_exp.laws.costs import Costs
     from rag_exp.laws.surface import Surface
 
     assert options.card is not None
     name, law = read_card(Path(options.card))
     surface = Surface(law, _given(law, options))
-    costs = Costs(**{"queries": options.queries or 0.0, **options.costs})
+    costs = costs_at(surface, Costs(**{"queries": options.queries or 0.0, **options.costs}))
     problems = []
     a_passage = costs.embed * (1 + costs.refreshes) + costs.build + costs.queries * costs.search
     if "M" in surface.axes and not a_passage and "M" not in options.caps:
@@ -252,13 +253,14 @@ def _given(law: Any, options: FrontierOptions) -> dict[str, Any]:
 
 
 def _costs(rows: pd.DataFrame, surface: Surface, options: FrontierOptions) -> Costs:
+    from rag_exp.laws.allocation import costs_at
     from rag_exp.laws.costs import costs_of_records
 
     index = surface.given.get("index") or (surface.law.rows.get("exact") or [None])[0]
     if index not in set(rows["index"]):
         index = None
     queries = float(rows["questions"].median()) if options.queries is None else options.queries
-    return costs_of_records(rows, index, **{"queries": queries, **options.costs})
+    return costs_at(surface, costs_of_records(rows, index, **{"queries": queries, **options.costs}))
 
 
 def _plain(found: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from rag_exp.core.errors import LawError
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -41,7 +43,14 @@ class Frontier:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The optimum of every budget, as from :func:`rag_exp.laws.frontier`."""
+        """The optimum of every budget, as from :func:`rag_exp.laws.frontier`.
+
+        Raises:
+            LawError: there are no budgets, and no runs to take them from.
+        """
+        if not self.budgets and not len(self.runs):
+            where = ", ".join(f"{name} = {value}" for name, value in self.surface.given.items())
+            raise LawError(f"No run of the fit stands at {where}, so that none tells what is dear: give budgets.")
         return self.at(self.budgets or [times * float(self.runs["budget"].max()) for times in TIMES])
 
     def at(self, budgets: Sequence[float] | np.ndarray) -> pd.DataFrame:

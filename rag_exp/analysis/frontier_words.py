@@ -24,10 +24,10 @@ def cost_line(costs: Costs, surface: Surface) -> str:
     parts = [f"training {_line(costs.train, costs.train_token)} D"]
     if a_passage := costs.embed * (1 + costs.refreshes) + costs.build:
         parts.append(f"corpus {a_passage:.3g} M")
-    if costs.queries:
-        a_passage = _line(costs.read, costs.read_passage)
-        each = f"for each of {costs.queries:,.0f} questions {_search(costs)} of search and {a_passage} K of reading"
-        parts.append(each)
+    each = [f"{_search(costs)} of search"] if costs.search else []
+    each += [f"{_line(costs.read, costs.read_passage)} K of reading"] if costs.read + costs.read_passage else []
+    if costs.queries and each:
+        parts.append(f"for each of {costs.queries:,.0f} questions {' and '.join(each)}")
     text = f"costs in FLOPs: {', '.join(parts[:-1])}{', and ' * (len(parts) > 1)}{parts[-1]}"
     if "D" not in surface.axes:
         tied = costs.tokens_per_parameter

@@ -53,7 +53,7 @@ def frontier(
             what else a prediction needs, or an axis (which then costs what it does at that value). Where it has
             alternatives (other forms that hold as well), bands span theirs.
         costs: what training, the corpus and answering cost; a mapping holds the constants of :class:`Costs` by name.
-        budgets: FLOPs in all.
+        budgets: FLOPs in all; one that is named twice counts once.
         reach: decades beyond the data within which an optimum is looked for.
         caps: what there is no more of, per axis (the passages of the whole corpus, say): an optimum may well be there.
 
@@ -72,8 +72,8 @@ def frontier(
     import pandas as pd
 
     surface = surface_of(law)
-    costs = _at_held(costs if isinstance(costs, Costs) else Costs(**costs), surface)
-    budgets_B = np.sort(numbers(np.atleast_1d(budgets), "budgets"))
+    costs = costs_at(surface, costs if isinstance(costs, Costs) else Costs(**costs))
+    budgets_B = np.unique(numbers(np.atleast_1d(budgets), "budgets"))
     _check(surface, costs, budgets_B, reach)
     search = _Search(surface, costs, reach, caps or {})
     best = search.run(budgets_B, draws=False)
@@ -265,7 +265,7 @@ class _Search:
         return np.where(above, 1, np.where(values_RB <= low * (1 + EDGE), -1, 0))
 
 
-def _at_held(costs: Costs, surface: Surface) -> Costs:
+def costs_at(surface: Surface, costs: Costs) -> Costs:
     """The costs of what the surface holds: an axis of the law that stays at a value is paid for at that value."""
     constants = {"D": "tokens", "M": "passages", "K": "k"}
     held: dict[str, float | None] = {constants[a]: float(v) for a, v in surface.given.items() if a in constants}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rag_exp.laws.card import LawFit
     from rag_exp.laws.factorised import FactorisedFit
 
+LABELS = ("growth", "index")  # what is given as a word
+
 
 class Surface:
     """The loss over the axes of a law, by its parameters and by every replicate.
@@ -24,16 +26,17 @@ class Surface:
             had a single level in the data is), and of a factorised law ``growth``, ``index``, ``index_recall@k``, ...
 
     Raises:
-        LawError: ``given`` holds what the law has no place for.
+        LawError: ``given`` holds what the law has no place for, or a word where a number belongs.
     """
 
     def __init__(self, law: LawFit | FactorisedFit, given: Mapping[str, Any] | None = None):
         self.law, self.given = law, dict(given or {})
         own = getattr(law, "form", law).variables
         known = (*own, *getattr(law, "asked", ()))
-        for name in self.given:
+        for name, value in self.given.items():
             if name not in known:
                 raise LawError(f"The law has no {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+            self.given[name] = _plain(name, value)
         unvaried = {a: law.ranges[a][0] for a in own if a not in self.given and law.ranges[a][0] == law.ranges[a][1]}
         self.given |= unvaried
         self.axes = tuple(a for a in own if a not in self.given)
@@ -85,3 +88,13 @@ class Surface:
             if axis in self.given:
                 kept &= np.isclose(column, float(self.given[axis]))
         return {name: column[kept] for name, column in columns.items()}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """What is given, a number that is written out (as a command gives it) as one."""
+    if not isinstance(value, str) or name in LABELS:
+        return value
+    try:
+        return float(value)
+    except ValueError as e:
+        raise LawError(f"{name} is given as {value!r}; it is a number.") from e

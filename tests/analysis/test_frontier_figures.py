@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rag_exp import cli
@@ -10,7 +11,7 @@ from rag_exp.analysis.allocations import frontier_card, frontier_options, read_c
 from rag_exp.analysis.frontier import Frontier
 from rag_exp.analysis.frontier_figures import figures_of_frontier
 from rag_exp.analysis.frontier_words import cost_line
-from rag_exp.core.errors import ConfigError, DataError
+from rag_exp.core.errors import ConfigError, DataError, LawError
 from rag_exp.laws import Costs, Surface, fit
 
 E, A, B, ALPHA, BETA = 1.69, 406.4, 410.7, 0.34, 0.28  # Hoffmann et al. 2022, equation 10
@@ -120,8 +121,21 @@ def test_what_a_law_of_retrieval_needs_is_asked_for(place):
     assert (place / "here" / "contours.csv").is_file()
 
 
+def test_an_axis_that_is_held_is_paid_for_and_said_at_its_value(card):
+    words = ["card=chinchilla.json", "given.D=2e9", "budgets=1e18,1e18,1e19", "out=held"]
+    lines = list(frontier_card(frontier_options(words)))
+    assert lines[1] == "costs in FLOPs: training 6 N D; D is 2,000,000,000"
+    table = pd.read_csv(card / "held" / "allocation.csv")
+    assert table["N"].tolist() == pytest.approx([1e18 / 6 / 2e9, 1e19 / 6 / 2e9])
+    with pytest.raises(LawError, match=r"No run of the fit stands at D = 3000000000\.0"):
+        list(frontier_card(frontier_options(["card=chinchilla.json", "given.D=3e9", "out=held"])))
+    with pytest.raises(LawError, match="D is given as 'many'; it is a number"):
+        list(frontier_card(frontier_options(["card=chinchilla.json", "given.D=many"])))
+
+
 def test_costs_that_are_nothing_are_not_said(chinchilla):
     surface = Surface(chinchilla)
+    assert cost_line(Costs(queries=9), surface).startswith("costs in FLOPs: training 6 N D; ")
     assert cost_line(Costs(), surface) == "costs in FLOPs: training 6 N D"
     said = cost_line(Costs(embed=10, queries=3, search=2, read=5, k=4), surface)
     assert said == (
