@@ -102,6 +102,7 @@ class GrowingVectors:
         self._start = self._synced = time.monotonic()
         self._out = open(self._file, "r+b" if self.rows else "wb")  # noqa: SIM115 (closed by __exit__)
         if not self.rows:
+            (folder / _MARK).unlink(missing_ok=True)  # or it would be believed once the file is as long again
             self._out.write(head.getvalue())
         self._out.seek(len(head.getvalue()) + self.rows * width)
         self._out.truncate()
@@ -119,6 +120,7 @@ class GrowingVectors:
         """
         from rag_exp.retrieval.exact import as_vectors
 
+        assert vectors.shape[1] == self.shape[1]
         row = self._first + self.rows
         if self.rows + len(vectors) > self.shape[0]:
             raise DataError(f"{self._folder}: more passages than the {self.shape[0]} that were announced.")

@@ -65,6 +65,9 @@ def test_what_is_not_of_this_file_or_not_all_there_is_not_believed(tmp_path):
         short.truncate(150)
     with GrowingVectors(tmp_path, (12, 3), "float32") as out:
         assert out.rows == 0
+        out._out.write(bytes(200))  # as long as the mark says, and nothing that anybody vouches for
+    with GrowingVectors(tmp_path, (12, 3), "float32") as out:
+        assert out.rows == 0
 
 
 def test_too_many_too_few_and_broken_vectors_are_refused(tmp_path):
