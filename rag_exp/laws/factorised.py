@@ -35,7 +35,6 @@ along M and rises with the passages compared (S) is a law per index type: 1 - s 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +43,7 @@ import numpy as np
 
 from rag_exp.core.errors import LawError
 from rag_exp.laws.card import Prediction, card_text
+from rag_exp.laws.columns import numbers
 from rag_exp.laws.compared import Compared
 from rag_exp.laws.factor import Factor
 from rag_exp.laws.intervals import check_level, percentiles
@@ -52,7 +52,9 @@ SCHEMA = 4
 SHARES = ("path_recall@k", "all_gold@k", "gold_found")
 """What P is, the first of them that is known: all the gold that a question needs, together where paths are read."""
 SEARCHES = ("index_recall@1", "index_recall@k", "hop2_recall@j")
-ASKED = ("N", "M", "K", "S", "growth", "index", "gold_in_corpus", *SHARES, *SEARCHES)
+MEASURED = ("gold_in_corpus", *SHARES, *SEARCHES)
+ROUNDING = 1e-9  # of shares
+ASKED = ("N", "M", "K", "S", "growth", "index", *MEASURED)
 """Columns that a prediction reads."""
 
 
@@ -73,14 +75,18 @@ class Points:
             raise LawError(f"Columns differ in length: {', '.join(self.columns)}.") from e
 
     def numbers(self, name: str) -> np.ndarray | None:
-        """A column of numbers, null as NaN; None where it is absent."""
+        """A column of numbers, null as NaN; None where it is absent.
+
+        Raises:
+            LawError: it holds a word, or what is no share where one is measured.
+        """
         if name not in self.columns:
             return None
-        value = self.columns[name]
-        if np.ndim(value) == 0 or (isinstance(value, np.ndarray) and value.dtype == float):
-            return np.broadcast_to(np.asarray(value, dtype=float), self.shape)
-        found = [math.nan if v is None or str(v) == "<NA>" else v for v in value]
-        return np.broadcast_to(np.asarray(found, dtype=float), self.shape)
+        found = numbers(np.atleast_1d(self.columns[name]), name)
+        if name in MEASURED and ((found < -ROUNDING) | (found > 1 + ROUNDING)).any():
+            wrong = found[(found < -ROUNDING) | (found > 1 + ROUNDING)][0]
+            raise LawError(f"{name} is a share, from 0 to 1; it is {wrong:g}.")
+        return np.broadcast_to(found, self.shape)
 
     def labels(self, name: str) -> np.ndarray | None:
         """A column of words, [n]; None where it is absent."""

@@ -231,7 +231,8 @@ def _of_spare(resampling: Mapping[str, Any]) -> list[str]:
     spare = resampling.get("spare", {})
     because = blind(spare)
     if because:
-        return [f"{because}: only the noise of the given replicates is in the intervals of those parameters"]
+        noise = "questions and seeds" if resampling["kind"] == "hierarchical" else "the given replicates"
+        return [f"{because}: only the noise of {noise} is in the intervals of those parameters"]
     words = few(spare)
     return [words] if words else []
 

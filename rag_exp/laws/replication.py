@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,13 +68,12 @@ def replicate(
         return None, {"kind": None, "draws": 0, "seed": None}
     elif how.kind == "wild":
         y_Rn, note["spare"] = _shaken(problem, design.values(theta_p[None]), theta_p, how.draws, how.seed)
-        if because := blind(note["spare"]):
-            raise LawError(
-                f"{problem.form.label} leaves the errors' size unknown: {because}, so that no interval can be given. "
-                "Add some, use a simpler form, or hold a parameter that is known with fixed."
-            )
+        _check_told(problem, note["spare"])
     elif how.kind == "hierarchical":
-        y_Rn, w_Rn, note["levels"] = _hierarchical(problem, theta_p, how)
+        y_Rn, w_Rn, levels = _hierarchical(problem, theta_p, how)
+        note |= levels
+        if how.questions is None and not levels["levels"]["rows with other seeds"]:
+            _check_told(problem, levels["spare"])
     else:
         w_Rn, note["drawn_again"] = resampled_weights(rows, how.draws, how.seed, how.kind == "cluster")
     found = refit(problem, Objective(design, y_Rn, w_Rn, base.log, base.delta), basins, note["draws"])
@@ -118,7 +118,18 @@ def _check_clusters(problem: Problem, how: Resampling) -> None:
         )
 
 
-def _hierarchical(problem: Problem, theta_p: np.ndarray, how: Resampling) -> tuple[np.ndarray, np.ndarray, Any]:
+def _check_told(problem: Problem, spare: Mapping[str, Mapping[str, float]]) -> None:
+    """Refuse residuals that say nothing of the errors, where there is no other noise: intervals would be points."""
+    if because := blind(spare):
+        raise LawError(
+            f"{problem.form.label} leaves the errors' size unknown: {because}, so that no interval can be given. "
+            "Add some, use a simpler form, or hold a parameter that is known with fixed."
+        )
+
+
+def _hierarchical(
+    problem: Problem, theta_p: np.ndarray, how: Resampling
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     rows = problem.rows
     times_Rn, alone_n = seed_weights(rows, how.draws, how.seed)
     y_Rn = np.tile(rows.y_n, (how.draws, 1))
@@ -126,14 +137,15 @@ def _hierarchical(problem: Problem, theta_p: np.ndarray, how: Resampling) -> tup
         y_Rn = question_means(rows, how.questions, how.draws, how.seed)
         if problem.objective.log and not (y_Rn > 0).all():
             raise LawError("A resample of the questions has a mean loss that is not positive.")
+    note: dict[str, Any] = {}
     if alone_n.any():
-        y_Rn, _ = _shaken(problem, y_Rn, theta_p, how.draws, how.seed, alone_n)
-    levels = {
+        y_Rn, note["spare"] = _shaken(problem, y_Rn, theta_p, how.draws, how.seed, alone_n)
+    note["levels"] = {
         "questions": None if how.questions is None else len(how.questions),
         "rows with other seeds": int((~alone_n).sum()),
         "rows shaken by their residuals": int(alone_n.sum()),
     }
-    return y_Rn, rows.w_n * times_Rn, levels
+    return y_Rn, rows.w_n * times_Rn, note
 
 
 def _shaken(

@@ -128,6 +128,10 @@ def test_measured_coverage_and_recall_take_the_place_of_laws(exact):
     assert half["c"][0, 0] == 0.5
     with pytest.raises(LawError, match="needs M"):
         exact.predict(known)
+    with pytest.raises(LawError, match=r"gold_found is a share, from 0 to 1; it is 1\.5"):
+        exact.predict({"N": [1e6], "gold_found": [1.5]})
+    with pytest.raises(LawError, match="'N' holds something that is not a number"):
+        exact.predict({"N": "large", "gold_found": [0.5]})
     with pytest.raises(LawError, match="missing"):
         exact.predict({**known, "gold_found": [np.nan]})
 

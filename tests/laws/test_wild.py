@@ -136,6 +136,12 @@ def test_nothing_is_given_where_no_error_can_be_told():
     with pytest.raises(LawError, match=r"rows are as many as the parameters that they alone tell \(3\).*with fixed"):
         fit("saturating", runs, loss="ls_log", bootstrap=60, bootstrap_kind="wild")
     noisy = np.array(runs["loss"]) * np.exp(np.random.default_rng(0).normal(0, 0.01, (60, 3)))
+    hierarchy = {"loss": "ls_log", "bootstrap": 60, "bootstrap_kind": "hierarchical", "cluster": ["a", "b", "c"]}
+    with pytest.raises(LawError, match="leaves the errors' size unknown"):
+        fit("saturating", runs, **hierarchy)
+    questions = np.array(runs["loss"]) * np.random.default_rng(0).choice([0.9, 1.1], (30, 1))
+    asked = fit("saturating", {**runs, "loss": questions.mean(0)}, **hierarchy, questions=questions)
+    assert any("only the noise of questions and seeds" in w for w in asked.warnings)
     law = fit("saturating", runs, loss="ls_log", bootstrap_kind="wild", replicates=noisy)
     assert any("only the noise of the given replicates" in w for w in law.warnings)
     some = {k: v[N5 > 1.1e5][:15] for k, v in {"N": N5, "M": M5}.items()}
