@@ -65,11 +65,12 @@ def compare(
         bootstrap: replicates of every fit without its held-out rows, by ``cluster`` where given (0: none).
 
     Returns:
-        One row per form, the best first. Columns: ``form``, ``equation``, ``parameters`` (those fitted), ``rows``,
-        ``rmse`` (in sample) and ``aicc`` (both from least squares on log residuals), and per hold-out H:
-        ``H.rmse`` and ``H.bias`` (log residuals: 0.01 is about 1% of the loss), ``H.rows``; ``heldout`` is the root
-        mean square over hold-outs and orders the table. A form that could not be fitted has nulls and a ``reason``.
-        With replicates also ``H.spread``, the standard deviation of the predicted log losses, and ``spread`` over all.
+        One row per form, the best first. Columns: ``form``, ``equation``, ``parameters`` (those fitted), ``rows``
+        (forms that differ in it, since an axis of theirs is missing in some, were judged by different rows), ``rmse``
+        (in sample) and ``aicc`` (both from least squares on log residuals), and per hold-out H: ``H.rmse`` and
+        ``H.bias`` (log residuals: 0.01 is about 1% of the loss), ``H.rows``; ``heldout`` is the root mean square over
+        hold-outs and orders the table. A form that could not be fitted has nulls and a ``reason``. With replicates
+        also ``H.spread``, the standard deviation of the predicted log losses, and ``spread`` over all.
         ``attrs["nearest"]`` holds what repeating the nearest kept level would err, per hold-out.
 
     Raises:

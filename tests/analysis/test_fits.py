@@ -67,13 +67,14 @@ def test_why_there_are_no_answers_is_said(plan):
 
 def test_a_report_fits_once_and_again_only_for_other_runs_or_options(plan, monkeypatch):
     study, runs, _ = plan
+    study.law |= {"over_N": ["power(N)"], "over_M": ["gain(M)"], "joint": ["joint_gain"]}
     path = report_study(study, runs)
     assert path == study.folder / "report.html"
     table = load_study(study.folder)
     cards = {f: f.stat().st_mtime_ns for f in (study.folder / "fits").iterdir()}
     current_fits(study, runs, table, law_options(study.law, study.forms))
     assert {f: f.stat().st_mtime_ns for f in (study.folder / "fits").iterdir()} == cards
-    study.law = {"bootstrap": 61}
+    study.law |= {"bootstrap": 61}
     fits = current_fits(study, runs, table, law_options(study.law, study.forms))
     assert len(fits.joint().law.draws_Rp) == 61
 
