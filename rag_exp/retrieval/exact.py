@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rag_exp.core.errors import DataError
 from rag_exp.retrieval.partition import LogPartition
+from rag_exp.retrieval.products import matrix_products
 from rag_exp.retrieval.results import SearchResult, merge
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ class RunningTopK:
 
         # One place more than asked shows whether a tie straddles rank k; faiss keeps any of the tied ones.
         wide = min(self._k + 1, len(vectors))
-        scores, ids = faiss.knn(self._queries, vectors, wide, metric=faiss.METRIC_INNER_PRODUCT)
+        with matrix_products(vectors.shape[1]):
+            scores, ids = faiss.knn(self._queries, vectors, wide, metric=faiss.METRIC_INNER_PRODUCT)
         if wide > self._k:
             edge = scores[:, self._k - 1]
             tied = np.flatnonzero((edge == scores[:, self._k]) & (edge >= self.result.scores_QK[:, -1]))

@@ -18,6 +18,7 @@ from rag_exp.retrieval.exact import as_vectors, rechunk
 from rag_exp.retrieval.faiss_costs import Comparisons
 from rag_exp.retrieval.index import BuiltIndex, check_width
 from rag_exp.retrieval.l2 import Lengths, inner_products
+from rag_exp.retrieval.products import matrix_products
 from rag_exp.retrieval.results import SearchResult
 from rag_exp.retrieval.selection import search_assigned, selecting
 
@@ -112,14 +113,15 @@ class FaissIndex(BuiltIndex):
         return SearchResult.of(ids, scores, k, distinct=True)
 
     def _find(self, queries: np.ndarray, k: int, assigned: Assigned | None) -> tuple[np.ndarray, np.ndarray]:
-        if self._selected is None and assigned is None:
-            return self.native.search(queries, k)
-        if self._selected is None:
-            return self.native.search_preassigned(queries, k, assigned.lists_QP, assigned.scores_QP)
-        held = selecting(self.native, self._selector)
-        if assigned is None:
-            return self.native.search(queries, k, params=held)
-        return search_assigned(self.native, queries, k, assigned.lists_QP, assigned.scores_QP, held)
+        with matrix_products(self.dims):
+            if self._selected is None and assigned is None:
+                return self.native.search(queries, k)
+            if self._selected is None:
+                return self.native.search_preassigned(queries, k, assigned.lists_QP, assigned.scores_QP)
+            held = selecting(self.native, self._selector)
+            if assigned is None:
+                return self.native.search(queries, k, params=held)
+            return search_assigned(self.native, queries, k, assigned.lists_QP, assigned.scores_QP, held)
 
     def _settled(
         self, queries: np.ndarray, ids: np.ndarray, scores: np.ndarray, k: int, assigned: Assigned | None

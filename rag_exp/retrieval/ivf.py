@@ -13,6 +13,7 @@ from rag_exp.core.options import NEUTRAL, SEARCH
 from rag_exp.retrieval.exact import as_vectors
 from rag_exp.retrieval.faiss_index import Assigned, FaissIndex, faiss_seed, read_faiss, sample_vectors, shape_of
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions, check_width
+from rag_exp.retrieval.products import matrix_products
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +118,8 @@ class IVFIndex(FaissIndex):
         """The lists that each query looks into, which are those of every index filled from the same centroids."""
         queries = as_vectors(queries, what="query")
         check_width(queries, self.dims)
-        scores, lists = self.native.quantizer.search(queries, self.native.nprobe)
+        with matrix_products(self.dims):
+            scores, lists = self.native.quantizer.search(queries, self.native.nprobe)
         return Assigned(lists, scores)
 
     def turn(self, value: int) -> None:
