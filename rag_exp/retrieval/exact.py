@@ -1,7 +1,8 @@
 """Exact inner-product search, streaming over blocks of vectors with a running top-k.
 
-Memory holds one block, its scores inside faiss, and Q x k candidates, however large the corpus.
-Scores are float32 sums in an order that faiss chooses by block and batch shape. So ids are exact where
+Memory holds one block, its scores inside faiss, and Q x k candidates, however large the corpus. With a ``device``
+(a GPU) blocks are brought there one by one, and torch takes faiss's place.
+Scores are float32 sums in an order that either chooses by block and batch shape. So ids are exact where
 that arithmetic is exact (integer-valued vectors) or where scores differ by more than its rounding.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rag_exp.core.errors import DataError
+from rag_exp.retrieval.on_device import DeviceScores
 from rag_exp.retrieval.partition import LogPartition
 from rag_exp.retrieval.products import matrix_products
 from rag_exp.retrieval.results import SearchResult, merge
@@ -23,18 +25,19 @@ if TYPE_CHECKING:
 _TIE_SCORES = 1 << 24  # scores held at once (64 MB) while ties at rank k are settled
 
 
-def exact_topk(queries_QD: np.ndarray, blocks: Iterable[np.ndarray], k: int) -> SearchResult:
+def exact_topk(queries_QD: np.ndarray, blocks: Iterable[np.ndarray], k: int, device: str | None = None) -> SearchResult:
     """The ``k`` passages of highest inner product for each query, ties broken by the lowest id, also at rank k.
 
     Args:
         queries_QD: [Q, D], any float dtype and memory order.
         blocks: arrays [rows, D]; ids run on across them from 0. No blocks is an empty corpus.
         k: width of the result, at least 1; more than the corpus holds is padded.
+        device: the torch device that compares, such as "cuda"; None: faiss does, on the processor.
 
     Raises:
         DataError: a query or passage vector holds NaN or infinity (the row is named), or widths differ.
     """
-    running = RunningTopK(queries_QD, k)
+    running = RunningTopK(queries_QD, k, device=device)
     for block in blocks:
         running.add(block)
     return running.result
@@ -48,6 +51,7 @@ def exact_topk_nested(
     *,
     log_partition: bool = False,
     temperature: float = 1.0,
+    device: str | None = None,
 ) -> dict[int, SearchResult]:
     """:func:`exact_topk` over each of the first ``sizes`` passages, in one pass over the longest of these prefixes.
 
@@ -60,6 +64,7 @@ def exact_topk_nested(
         log_partition: add up log sum exp(score / temperature) over each whole prefix too (it costs a second pass over
             the scores).
         temperature: of that sum alone; it changes neither ids nor scores.
+        device: as in :func:`exact_topk`; the log-partition is added up on the processor.
 
     Returns:
         a result for each distinct size, smallest first, with ``log_partition_Q`` where asked for.
@@ -71,7 +76,7 @@ def exact_topk_nested(
     waiting = deque(sorted(set(sizes)))
     if waiting and waiting[0] < 0:
         raise ValueError(f"a corpus of {waiting[0]} passages was asked for; sizes start at 0")
-    running = RunningTopK(queries_QD, k, temperature if log_partition else None)
+    running = RunningTopK(queries_QD, k, temperature if log_partition else None, device)
     found: dict[int, SearchResult] = {}
     if waiting and waiting[0] == 0:
         found[waiting.popleft()] = running.result
@@ -95,14 +100,16 @@ class RunningTopK:
         queries_QD: [Q, D], any float dtype and memory order.
         k: width of the result, at least 1.
         temperature: the log-partition is added up for this one; None: it is not.
+        device: as in :func:`exact_topk`.
 
     Attributes:
         result: over all rows added until now.
         rows: how many that is.
     """
 
-    def __init__(self, queries_QD: np.ndarray, k: int, temperature: float | None = None):
+    def __init__(self, queries_QD: np.ndarray, k: int, temperature: float | None = None, device: str | None = None):
         self._queries = as_vectors(queries_QD, what="query")
+        self._there = None if device is None else DeviceScores(self._queries, device)
         self._k = k
         self._mass = None if temperature is None else LogPartition(self._queries, temperature)
         self.rows = 0
@@ -127,13 +134,11 @@ class RunningTopK:
         return found if self._mass is None else found.with_log_partition(self._mass.value_Q)
 
     def _search(self, vectors: np.ndarray) -> SearchResult:
-        import faiss
         import numpy as np
 
-        # One place more than asked shows whether a tie straddles rank k; faiss keeps any of the tied ones.
+        # One place more than asked shows whether a tie straddles rank k; any of the tied ones are kept.
         wide = min(self._k + 1, len(vectors))
-        with matrix_products(vectors.shape[1]):
-            scores, ids = faiss.knn(self._queries, vectors, wide, metric=faiss.METRIC_INNER_PRODUCT)
+        scores, ids = self._best(vectors, wide)
         if wide > self._k:
             edge = scores[:, self._k - 1]
             tied = np.flatnonzero((edge == scores[:, self._k]) & (edge >= self.result.scores_QK[:, -1]))
@@ -141,8 +146,21 @@ class RunningTopK:
             step = max(1, _TIE_SCORES // len(vectors))
             for start in range(0, len(tied), step):
                 rows = tied[start : start + step]
-                ids[rows], scores[rows] = top_of_scores(self._queries[rows] @ vectors.T, self._k)
+                ids[rows], scores[rows] = top_of_scores(self._scores(rows, vectors), self._k)
         return SearchResult.of(np.where(ids >= 0, ids + self.rows, ids), scores, self._k)
+
+    def _best(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows of the best ``k`` of a block for each query."""
+        if self._there is not None:
+            return self._there.best(vectors, k)
+        import faiss
+
+        with matrix_products(vectors.shape[1]):
+            return faiss.knn(self._queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+
+    def _scores(self, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """All scores of the queries at ``rows`` with a block."""
+        return self._queries[rows] @ vectors.T if self._there is None else self._there.all(rows, vectors)
 
 
 def top_of_scores(scores_QR: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

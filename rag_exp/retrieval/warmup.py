@@ -188,7 +188,8 @@ class _Warmup:
             index = BM25().create((passage_text(*pair) for pair in pairs), self.seed)
             return from_search(index.search(texts, wide), self.pool.rows, own, count)
         queries, vectors = self._vectors("mine", texts)
-        return from_search(exact_topk(queries, [vectors], wide), self.pool.rows, own, count)
+        device = None if self.encoder.device.type == "cpu" else str(self.encoder.device)
+        return from_search(exact_topk(queries, [vectors], wide, device), self.pool.rows, own, count)
 
     def _vectors(self, stage: str, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of ``texts`` and of the pool as the encoder is now; the comparison of all with all is counted too."""

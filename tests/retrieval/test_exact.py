@@ -4,12 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from rag_exp.core.errors import DataError
+from rag_exp.retrieval import on_device
 from rag_exp.retrieval.exact import as_vectors, exact_topk, exact_topk_nested, rechunk, top_of_scores
+
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
 
 
 def brute(queries: np.ndarray, vectors: np.ndarray, k: int) -> list[list[int]]:
@@ -31,14 +35,15 @@ def split(vectors: np.ndarray, cuts: list[int]) -> list[np.ndarray]:
     dims=st.integers(1, 5),
     k=st.integers(1, 70),
     cuts=st.lists(st.integers(0, 60), max_size=4),
+    device=st.sampled_from([None, "cpu"]),
 )
 def test_equals_brute_force_with_real_ties_whatever_the_blocks(
-    seed: int, rows: int, queries: int, dims: int, k: int, cuts: list[int]
+    seed: int, rows: int, queries: int, dims: int, k: int, cuts: list[int], device: str | None
 ):
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-1, 2, (rows, dims)).astype(np.float32)
     asked = rng.integers(-1, 2, (queries, dims)).astype(np.float32)
-    found = exact_topk(asked, split(vectors, cuts), k)
+    found = exact_topk(asked, split(vectors, cuts), k, device)
     assert found.ids_QK.tolist() == brute(asked, vectors, k)
 
 
@@ -53,10 +58,12 @@ def test_a_tie_with_the_running_last_does_not_push_it_out():
     assert exact_topk(np.ones((1, 1)), [vectors[:2], vectors[2:]], 2).ids_QK.tolist() == [[1, 0]]
 
 
-def test_real_values_agree_with_brute_force():
+@pytest.mark.parametrize("device", [None, *DEVICES])
+def test_real_values_agree_with_brute_force(monkeypatch: pytest.MonkeyPatch, device: str | None):
+    monkeypatch.setattr(on_device, "_SCORES", 10_000)  # some queries at a time
     rng = np.random.default_rng(0)
     vectors, queries = rng.standard_normal((3000, 32)), rng.standard_normal((50, 32))
-    found = exact_topk(queries, split(vectors, [700, 701, 2000]), 20)
+    found = exact_topk(queries, split(vectors, [700, 701, 2000]), 20, device)
     expected = queries @ vectors.T
     top = -np.sort(-expected, axis=1)[:, :20]
     np.testing.assert_allclose(found.scores_QK, top, rtol=1e-5, atol=1e-5)
@@ -72,14 +79,15 @@ def test_real_values_agree_with_brute_force():
     k=st.integers(1, 70),
     cuts=st.lists(st.integers(0, 60), max_size=4),
     sizes=st.lists(st.integers(0, 80), max_size=6),
+    device=st.sampled_from([None, "cpu"]),
 )
 def test_nested_equals_brute_force_on_each_prefix_with_real_ties(
-    seed: int, rows: int, queries: int, dims: int, k: int, cuts: list[int], sizes: list[int]
+    seed: int, rows: int, queries: int, dims: int, k: int, cuts: list[int], sizes: list[int], device: str | None
 ):
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-1, 2, (rows, dims)).astype(np.float32)
     asked = rng.integers(-1, 2, (queries, dims)).astype(np.float32)
-    found = exact_topk_nested(asked, split(vectors, cuts), k, sizes, log_partition=True, temperature=0.5)
+    found = exact_topk_nested(asked, split(vectors, cuts), k, sizes, log_partition=True, temperature=0.5, device=device)
     assert list(found) == sorted(set(sizes))
     scores = 2 * asked.astype(np.float64) @ vectors.T.astype(np.float64)
     for size, result in found.items():
