@@ -7,4 +7,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 prepare_environment "[test]"
 ruff check .
 ruff format --check .
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # of each process
 exec python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"

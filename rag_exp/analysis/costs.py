@@ -66,9 +66,9 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
         scale=theme.linear((max(0.0, low - 0.1 * (1 - low) - 0.02), 1.0 + 0.03 * (1.02 - low))),
         axis=alt.Axis(format=".1~%", values=_shares(low)),
     )
-    # Several settings of one type at one size (a sweep over nprobe) make a curve; else sizes do.
+    # Several settings of one type at one size (a sweep over nprobe) make a curve, by rising recall; else sizes do.
     swept = per_index.groupby(["index", "M"]).size().max() > 1
-    detail, order = (["M:N"], "speed:Q") if swept else (["index:N"], "M:Q")
+    detail, order = (["M:N"], f"{theme_escape(recall)}:Q") if swept else (["index:N"], "M:Q")
     sizes: Any = alt.Size(
         "M:Q",
         scale=alt.Scale(type="log", range=[30, 190]),
