@@ -155,7 +155,7 @@ class RunningTopK:
             return self._there.best(vectors, k)
         import faiss
 
-        with matrix_products(vectors.shape[1]):
+        with matrix_products(*self._queries.shape):
             return faiss.knn(self._queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
 
     def _scores(self, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ class FaissIndex(BuiltIndex):
         return SearchResult.of(ids, scores, k, distinct=True)
 
     def _find(self, queries: np.ndarray, k: int, assigned: Assigned | None) -> tuple[np.ndarray, np.ndarray]:
-        with matrix_products(self.dims):
+        with matrix_products(*queries.shape):
             if self._selected is None and assigned is None:
                 return self.native.search(queries, k)
             if self._selected is None:

@@ -118,7 +118,7 @@ class IVFIndex(FaissIndex):
         """The lists that each query looks into, which are those of every index filled from the same centroids."""
         queries = as_vectors(queries, what="query")
         check_width(queries, self.dims)
-        with matrix_products(self.dims):
+        with matrix_products(*queries.shape):
             scores, lists = self.native.quantizer.search(queries, self.native.nprobe)
         return Assigned(lists, scores)
 

@@ -8,18 +8,22 @@ dimensions. Older releases count queries alone, from 20 on, and are left as they
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 _QUERIES = 4
 _COUNTS_NUMBERS = 1_000  # a threshold above it is one of numbers, not of queries
 
 
-@contextmanager
-def matrix_products(dims: int) -> Iterator[None]:
-    """Within, as few as 4 queries of ``dims`` are compared by matrix products.
+def matrix_products(queries: int, dims: int) -> AbstractContextManager[None]:
+    """Within, so many ``queries`` of ``dims`` are compared by matrix products; fewer than 4 as faiss likes.
 
     The setting is the process's: outside it is put back, so that what is learnt (k-means) rounds as it always did.
     """
+    return nullcontext() if queries < _QUERIES else _from_few_on(dims)
+
+
+@contextmanager
+def _from_few_on(dims: int) -> Iterator[None]:
     import faiss
 
     before = faiss.cvar.distance_compute_blas_threshold

@@ -18,14 +18,20 @@ def threshold():
 
 def test_the_threshold_is_one_of_numbers_inside_and_as_it_was_outside(threshold):
     faiss.cvar.distance_compute_blas_threshold = 128_000
-    with matrix_products(384):
+    with matrix_products(4, 384):
         assert faiss.cvar.distance_compute_blas_threshold == 4 * 384
     assert faiss.cvar.distance_compute_blas_threshold == 128_000
 
 
+def test_fewer_queries_are_left_to_faiss(threshold):
+    faiss.cvar.distance_compute_blas_threshold = 128_000
+    with matrix_products(3, 384):
+        assert faiss.cvar.distance_compute_blas_threshold == 128_000
+
+
 def test_a_threshold_that_counts_queries_is_left_alone(threshold):
     faiss.cvar.distance_compute_blas_threshold = 20
-    with matrix_products(384):
+    with matrix_products(4, 384):
         assert faiss.cvar.distance_compute_blas_threshold == 20
 
 
@@ -46,5 +52,5 @@ def test_every_search_asks_for_it_and_leaves_nothing_behind(threshold, monkeypat
     expected = np.sort(asked @ vectors.T, axis=1)[:, ::-1][:, :3]
     found = exact_topk(asked, [vectors], 3) if search == "exact" else index.search(asked, 3)
     np.testing.assert_array_equal(found.scores_QK, expected)
-    assert set(seen) == {4 * 8 if threshold > 1_000 else threshold}
+    assert seen[0] == (4 * 8 if threshold > 1_000 else threshold)  # fewer than 4 whose ties are settled may follow
     assert faiss.cvar.distance_compute_blas_threshold == threshold
