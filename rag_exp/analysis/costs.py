@@ -31,6 +31,8 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
     import altair as alt
     import pandas as pd
 
+    from rag_exp.laws.costs import SECONDS, spent_on
+
     if "queries_per_second" not in rows:
         return None
     timed = rows[rows["queries_per_second"].notna() & rows["index"].notna()]
@@ -44,7 +46,7 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
     absent = sorted(set(timed["index"]) - set(known["index"]))
     # The same index asked by several generators is one index: its search was timed once.
     width = known["index_bytes_per_passage"] if "index_bytes_per_passage" in known else float("nan")
-    per_index = known.assign(bytes=width * known["M"], built=build_seconds(known))
+    per_index = known.assign(bytes=width * known["M"], built=spent_on(known, SECONDS["build"]))
     keys = ["index", "M", recall, "K"]
     per_index = per_index.groupby(keys, as_index=False).agg(
         speed=("queries_per_second", "median"),
@@ -125,18 +127,6 @@ def cost_chart(rows: pd.DataFrame, colors: dict[str, str], recall: str) -> tuple
         )
     said = alt.Title("", subtitle="pale: beaten in recall and cost alike by another index of the same size")
     return alt.hconcat(*panels, spacing=28, title=said), caption
-
-
-def build_seconds(rows: pd.DataFrame) -> pd.Series:
-    """What an index took to build, seconds: with its shards and what these were learnt with, where it has any."""
-    import pandas as pd
-
-    parts = [
-        c for c in rows if str(c).partition("/")[0] in ("seconds.index", "seconds.index_shards", "seconds.quantizer")
-    ]
-    if "seconds.index" not in parts:
-        return pd.Series(float("nan"), rows.index)
-    return rows[parts].astype(float).sum(axis=1).where(rows["seconds.index"].notna())
 
 
 def shapes(colors: list[str]) -> list[str]:

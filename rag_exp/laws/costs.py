@@ -104,11 +104,11 @@ SECONDS = {
     "training": ("seconds.reader_warmup", "seconds.checkpoint"),
     "fixed": ("seconds.encoder",),
     "embed": ("seconds.embeddings/*",),
-    "build": ("seconds.index",),
+    "build": ("seconds.index", "seconds.index_shards/*", "seconds.quantizer*"),
     "search": ("seconds.topk",),
     "reading": ("seconds.evaluation",),
 }
-"""Columns of a study's runs that tell what they spent, by what it was spent on. ``*`` stands for any."""
+"""Columns of a study's runs that tell what they spent, by what it was spent on. ``*``: see :func:`spent_on`."""
 
 
 def costs_of_records(
@@ -133,7 +133,7 @@ def costs_of_records(
     """
     found: dict[str, Any] = {}
     N, D, M, K, Q = (_column(rows, name) for name in ("N", "D", "M", "K", "questions"))
-    spent_n = {name: _sum(rows, columns) for name, columns in spent.items()}
+    spent_n = {name: spent_on(rows, columns) for name, columns in spent.items()}
     unit = "seconds" if spent is SECONDS else "FLOPs"
     searched = np.array([index is None or kind == index for kind in rows.get("index", [None] * len(rows))])
     line = _line(N, spent_n["training"] / D)
@@ -166,13 +166,14 @@ def costs_of_records(
     return Costs(**{**found, **given})
 
 
-def _sum(rows: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """The sum of columns; ``name/*`` stands for all of that name that there are, of which a row may lack some."""
+def spent_on(rows: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """The sum of columns, float [n]; ``name*`` stands for all that begin so, of which a row may lack some, and beside
+    another column all."""
     total = np.zeros(len(rows))
     for column in columns:
-        if column.endswith("/*"):
+        if column.endswith("*"):
             parts = [_column(rows, str(c)) for c in rows if str(c).startswith(column[:-1])]
-            total = total + (np.nansum(parts, axis=0) if parts else np.nan)
+            total = total + (np.nansum(parts, axis=0) if parts else np.nan if len(columns) == 1 else 0.0)
         else:
             total = total + _column(rows, column)
     return total

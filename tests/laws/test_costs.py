@@ -7,7 +7,7 @@ import pytest
 from rag_exp.analysis.tables import load_study
 from rag_exp.core.errors import DataError
 from rag_exp.laws import Costs, costs_of_records
-from rag_exp.laws.costs import FLOPS, SECONDS
+from rag_exp.laws.costs import FLOPS, SECONDS, spent_on
 
 QUICKSTART = Path(__file__).parents[2] / "results" / "quickstart"
 
@@ -115,3 +115,19 @@ def test_operations_that_do_not_grow_with_the_parameters_are_refused():
 def test_runs_without_flops_are_refused():
     with pytest.raises(DataError, match=r"FLOPs of its training; give costs\.train"):
         costs_of_records(pd.DataFrame({"N": [1e5], "D": [1e6], "M": [10], "K": [1], "questions": [5]}))
+
+
+def test_an_index_in_shards_took_what_its_parts_and_its_quantizer_took():
+    rows = pd.DataFrame(
+        {
+            "seconds.index": [5.0, 0.5, None],
+            "seconds.index_shards/0": [None, 1.0, None],
+            "seconds.index_shards/1": [None, 2.0, None],
+            "seconds.quantizer": [None, 10.0, None],
+            "seconds.topk": [9.0, 9.0, 9.0],
+        }
+    )
+    whole, cut, unknown = spent_on(rows, SECONDS["build"])
+    assert (whole, cut) == (5.0, 13.5)
+    assert np.isnan(unknown)
+    assert np.isnan(spent_on(rows[["seconds.topk"]], SECONDS["build"])).all()
