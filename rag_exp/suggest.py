@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from rag_exp import config as configs
+from rag_exp.analysis.conditions import LENGTHS
 from rag_exp.analysis.fits import current_fits, law_options
-from rag_exp.analysis.study_fits import LENGTHS, MIN_LEVELS
+from rag_exp.analysis.study_fitting import MIN_LEVELS
 from rag_exp.analysis.tables import finished, load_study
 from rag_exp.candidates import AXIS_KEYS, SEED, Candidate, Dial, Family, candidates, family, key_of
 from rag_exp.core.errors import ConfigError, DataError, LawError

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rag_exp.analysis import theme
 from rag_exp.analysis.arms import arms_chart
+from rag_exp.analysis.conditions import conditions_of, groups
 from rag_exp.analysis.costs import cost_chart
 from rag_exp.analysis.curves import Curve, curves_chart, overlapping
 from rag_exp.analysis.page import Chart
 from rag_exp.analysis.replicates import aggregate
 from rag_exp.analysis.residuals import residuals_chart
-from rag_exp.analysis.study_fits import StudyFit, StudyFits, conditions_of, described, groups
+from rag_exp.analysis.study_fits import StudyFit, StudyFits, described
 from rag_exp.analysis.tables import finished
 from rag_exp.analysis.words import RESAMPLED
 

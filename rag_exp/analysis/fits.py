@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rag_exp.analysis.factors import factor_lines
-from rag_exp.analysis.study_fits import StudyFits, basis_of, details, fit_table, summary
+from rag_exp.analysis.study_fits import StudyFits, details, summary
+from rag_exp.analysis.study_fitting import basis_of, fit_table
 from rag_exp.analysis.tables import load_study
 from rag_exp.core.errors import ConfigError, DataError
 from rag_exp.core.fingerprint import digest

@@ -166,7 +166,7 @@ def synthetic():
 @pytest.fixture(scope="session")
 def quick(synthetic):
     """A small quickstart, fitted: its world, runs, table and laws."""
-    from rag_exp.analysis.study_fits import fit_table
+    from rag_exp.analysis.study_fitting import fit_table
     from rag_exp.analysis.tables import records_to_table
     from rag_exp.laws import LawOptions
 

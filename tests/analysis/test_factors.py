@@ -3,10 +3,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rag_exp.analysis.conditions import conditions_of
 from rag_exp.analysis.factors import StudyFactors, factor_lines, factors_section, fit_factors
 from rag_exp.analysis.fits import fit_study, question_answers
 from rag_exp.analysis.page import Page
-from rag_exp.analysis.study_fits import StudyFits, conditions_of
+from rag_exp.analysis.study_fits import StudyFits
 from rag_exp.analysis.tables import finished, records_to_table
 from rag_exp.laws import LawOptions
 

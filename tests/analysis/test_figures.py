@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rag_exp.analysis.figures import figures_of, points_of, save_figures
-from rag_exp.analysis.study_fits import fit_table
+from rag_exp.analysis.study_fitting import fit_table
 from rag_exp.analysis.tables import records_to_table
 from rag_exp.laws import LawOptions
 

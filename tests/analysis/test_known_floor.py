@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from rag_exp.analysis.known_floor import floor_sentence, known_floor, with_floor
-from rag_exp.analysis.study_fits import StudyFits, fit_table, summary
+from rag_exp.analysis.study_fits import StudyFits, summary
+from rag_exp.analysis.study_fitting import fit_table
 from rag_exp.analysis.tables import records_to_table
 from rag_exp.laws import LawOptions, fit
 

@@ -6,7 +6,7 @@ from html import unescape
 import pytest
 
 from rag_exp.analysis.report import write_report
-from rag_exp.analysis.study_fits import fit_table
+from rag_exp.analysis.study_fitting import fit_table
 from rag_exp.analysis.tables import records_to_table
 from rag_exp.laws import LawOptions
 

@@ -3,7 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from rag_exp.analysis.study_fits import StudyFits, basis_of, conditions_of, described, fit_table, groups, summary
+from rag_exp.analysis.conditions import conditions_of, groups
+from rag_exp.analysis.study_fits import StudyFits, described, summary
+from rag_exp.analysis.study_fitting import basis_of, fit_table
 from rag_exp.analysis.tables import finished, records_to_table
 from rag_exp.analysis.words import trust_sentences
 from rag_exp.core.errors import DataError

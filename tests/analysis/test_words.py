@@ -3,7 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rag_exp.analysis.study_fits import StudyFits, fit_table
+from rag_exp.analysis.study_fits import StudyFits
+from rag_exp.analysis.study_fitting import fit_table
 from rag_exp.analysis.tables import records_to_table
 from rag_exp.analysis.words import amount, effect_sentence, equation_with_numbers, exchange_sentence, paragraphs
 from rag_exp.laws import LawOptions, fit
