@@ -9,9 +9,9 @@ from typing import Any
 from rag_exp.config import RunConfig
 from rag_exp.core.errors import ConfigError
 from rag_exp.core.store import Store
+from rag_exp.problems import setting_problems
 from rag_exp.retrieval.tuning import TUNING_SPLIT
 from rag_exp.run import RunFolder, say
-from rag_exp.settings import setting_problems
 from rag_exp.steps import TRAINED, RunSteps
 
 

@@ -28,8 +28,9 @@ from rag_exp.config import RunConfig
 from rag_exp.core.errors import ConfigError
 from rag_exp.core.fingerprint import ContentDigests, digest
 from rag_exp.core.store import Step
+from rag_exp.problems import problems_of
 from rag_exp.retrieval_steps import RetrievalPlanner
-from rag_exp.settings import Setting, problems_of, settings
+from rag_exp.settings import Setting, settings
 from rag_exp.training.options import TrainingOptions, stage_optim
 from rag_exp.versions import step_of
 

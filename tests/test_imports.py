@@ -16,7 +16,7 @@ LEVELS = [
     {"measuring"},
     {"calibration"},
     {"steps"},
-    {"retrieval_steps"},
+    {"retrieval_steps", "problems"},
     {"settings", "versions"},
     {"builders", "config"},
     {"training", "evaluation", "analysis"},
