@@ -18,6 +18,7 @@ from pydantic import Field
 
 from rag_exp.core.errors import DataError, did_you_mean
 from rag_exp.core.options import NEUTRAL, SEARCH
+from rag_exp.retrieval.dials import dial_range
 from rag_exp.retrieval.faiss_costs import adding_flops, training_flops
 from rag_exp.retrieval.faiss_index import (
     FaissIndex,
@@ -30,7 +31,6 @@ from rag_exp.retrieval.faiss_index import (
     shape_of,
     without,
 )
-from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 from rag_exp.retrieval.ivf import MAX_POINTS_PER_LIST, MIN_POINTS_PER_LIST, auto_nlist
 from rag_exp.retrieval.l2 import Lengths
@@ -126,10 +126,8 @@ class FactoryOptions(VectorIndexOptions):
         return "nprobe" if "IVF" in self.string else "efSearch" if "HNSW" in self.string else "rescore"
 
     def dial_values(self, size: int, k: int) -> range:
-        if self.dial == "nprobe":
-            return range(1, int(re.findall(r"IVF(\d+)", self.filled(size))[0]) + 1)
-        most = min(size, MOST_CANDIDATES)
-        return range(k, max(k, most) + 1) if self.dial == "efSearch" else range(1, max(1, most // k) + 1)
+        lists = re.findall(r"IVF(\d+)", self.filled(size))
+        return dial_range(self.dial, size, k, int(lists[0]) if lists else 0)
 
     def searched_by(self) -> dict[str, Any]:
         own = super().searched_by()

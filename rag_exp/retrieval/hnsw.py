@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from rag_exp.core.options import SEARCH
+from rag_exp.retrieval.dials import dial_range
 from rag_exp.retrieval.faiss_index import FaissIndex, faiss_seed, read_faiss, shape_of
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 
 if TYPE_CHECKING:
     import numpy as np
-
-MOST_CANDIDATES = 4096  # that tuning tries; with more, a graph costs as much as looking at every passage
 
 
 @INDEXES.register
@@ -42,7 +41,7 @@ class HNSW(VectorIndexOptions):
         return "ef_search"
 
     def dial_values(self, size: int, k: int) -> range:
-        return range(k, max(k, min(size, MOST_CANDIDATES)) + 1)
+        return dial_range("efSearch", size, k)
 
     def create(self, content: Sequence[np.ndarray], seed: int) -> HNSWIndex:
         import faiss

@@ -14,11 +14,11 @@ from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.core.fingerprint import ContentDigests
 from rag_exp.core.options import NEUTRAL, SEARCH
+from rag_exp.retrieval.dials import dial_range
 from rag_exp.retrieval.embeddings import take_vectors
 from rag_exp.retrieval.exact import rechunk
 from rag_exp.retrieval.faiss_file import FaissFile, OpenFile, describe
 from rag_exp.retrieval.faiss_index import ADD_ROWS, Assigned, FaissIndex, set_search, without
-from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, VectorIndexOptions
 from rag_exp.retrieval.l2 import Lengths
 from rag_exp.retrieval.numbering import Numbering, PassageIds, rows_of
@@ -156,10 +156,7 @@ class File(VectorIndexOptions):
 
     def dial_values(self, size: int, k: int) -> range:
         known = describe(self.path)
-        if known.dial == "nprobe":
-            return range(1, known.lists + 1)
-        most = min(size, MOST_CANDIDATES)
-        return range(k, max(k, most) + 1) if known.dial == "efSearch" else range(1, max(1, most // k) + 1)
+        return dial_range(known.dial, size, k, known.lists)
 
     def searched_by(self) -> dict[str, Any]:
         own = super().searched_by()

@@ -27,8 +27,8 @@ from rag_exp.core.atomic import write_json
 from rag_exp.core.errors import DataError
 from rag_exp.core.options import NEUTRAL, SEARCH
 from rag_exp.core.scratch import ScratchFolder
+from rag_exp.retrieval.dials import dial_range
 from rag_exp.retrieval.exact import as_vectors, rechunk
-from rag_exp.retrieval.hnsw import MOST_CANDIDATES
 from rag_exp.retrieval.index import INDEXES, BuiltIndex, VectorIndexOptions, check_width
 from rag_exp.retrieval.ivf import MIN_POINTS_PER_LIST, auto_nlist
 from rag_exp.retrieval.milvus_collections import PREFIX, Server
@@ -96,8 +96,8 @@ class Milvus(VectorIndexOptions):
 
     def dial_values(self, size: int, k: int) -> range:
         if self.dial == "nprobe":
-            return range(1, self._nlist(size) + 1)
-        return range(k, max(k, min(size, MOST_CANDIDATES)) + 1)
+            return dial_range("nprobe", size, k, self._nlist(size))
+        return dial_range("efSearch", size, k)
 
     def create(self, content: Sequence[np.ndarray], seed: int) -> MilvusIndex:
         size, dims = sum(len(b) for b in content), content[0].shape[1] if content else 0
